@@ -1,0 +1,173 @@
+"""The algorithms on offer: stock Stable-Baselines3 classes, defaults for short episodes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.masked_policy import HEADS, MaskedPolicy, tied_keys
+from agents.masks import carries_mask
+
+LARGEST_BATCH = 512  # transitions in a minibatch of PPO, where none is asked for
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A row of ALGOS.
+
+    Attributes:
+        cls: the SB3 class.
+        actions: kinds of action space it is offered for, of ``"discrete"`` and ``"box"``.
+        masked: it takes a MaskedPolicy with discrete actions (mask, tied head).
+        defaults: settings of its constructor; gamma is 1, since an episode is one answer.
+    """
+
+    cls: type[BaseAlgorithm]
+    actions: frozenset[str]
+    masked: bool
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+_OFF_POLICY = {
+    "gamma": 1.0,
+    # SB3's million transitions of residuals of width 2,304 would take 18 GB.
+    "buffer_size": 50_000,
+    "learning_starts": 1_000,
+    "batch_size": 256,
+    "train_freq": 1,
+    "gradient_steps": 8,
+}
+
+ALGOS: dict[str, Algorithm] = {
+    "ppo": Algorithm(
+        PPO,
+        frozenset({"discrete", "box"}),
+        masked=True,
+        defaults={
+            "gamma": 1.0,
+            "gae_lambda": 0.95,
+            "learning_rate": 1e-3,
+            "n_steps": 32,
+            "n_epochs": 4,
+            "ent_coef": 0.01,
+        },
+    ),
+    "a2c": Algorithm(
+        A2C,
+        frozenset({"discrete"}),
+        masked=True,
+        defaults={
+            "gamma": 1.0,
+            "gae_lambda": 0.95,
+            "n_steps": 8,
+            "ent_coef": 0.01,
+            "normalize_advantage": True,
+        },
+    ),
+    "dqn": Algorithm(
+        DQN,
+        frozenset({"discrete"}),
+        masked=False,
+        defaults={**_OFF_POLICY, "learning_rate": 1e-3, "target_update_interval": 1_000},
+    ),
+    "sac": Algorithm(SAC, frozenset({"box"}), masked=False, defaults=_OFF_POLICY),
+    "td3": Algorithm(TD3, frozenset({"box"}), masked=False, defaults=_OFF_POLICY),
+}
+
+
+def make_algo(
+    name: str,
+    vec_env: VecEnv,
+    seed: int,
+    head: str = "linear",
+    directions: Any | None = None,
+    net_arch: list[int] | dict[str, list[int]] | None = None,
+    **overrides: Any,
+) -> BaseAlgorithm:
+    """Build an algorithm on ``vec_env``.
+
+    Args:
+        name: a key of ALGOS.
+        vec_env: decides the action kind and, by its observation, whether there is a mask.
+        seed: of networks, exploration and environments.
+        head: ``"linear"`` or ``"tied"`` (PPO and A2C with discrete actions).
+        directions: ``[F, M]`` decoder directions for the tied head; reduced to its keys here, so
+            that saved files stay small. ``overrides["policy_kwargs"]["key_dim"]`` is their width.
+        net_arch: hidden layers, as SB3 takes them; None is SB3's default.
+        overrides: settings of the SB3 class, in place of the row's defaults.
+
+    Raises:
+        ValueError: unknown name, setting or head; actions, mask or head it cannot take (the message
+            says what would work).
+    """
+    row = _fitting_row(name, vec_env)
+    unknown = set(overrides) - set(inspect.signature(row.cls).parameters)
+    if unknown:
+        raise ValueError(f"{name} has no setting {', '.join(map(repr, sorted(unknown)))}")
+    policy = _policy(name, row, vec_env, head)
+    policy_kwargs = dict(overrides.pop("policy_kwargs", None) or {})
+    if net_arch is not None:
+        policy_kwargs["net_arch"] = net_arch
+    if head == "tied":
+        if directions is None:
+            raise ValueError("head 'tied' needs directions=, the [F, M] decoder directions")
+        keys = tied_keys(directions, policy_kwargs.get("key_dim", 64))
+        policy_kwargs |= {"head": head, "directions": keys, "key_dim": keys.shape[1]}
+    settings = {**row.defaults, **overrides}
+    if row.cls is PPO and "batch_size" not in settings:
+        settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
+    space = vec_env.action_space
+    if row.cls is TD3 and isinstance(space, spaces.Box) and "action_noise" not in settings:
+        noise = NormalActionNoise(np.zeros(space.shape), np.full(space.shape, 0.1))
+        settings["action_noise"] = noise
+    return row.cls(policy, vec_env, seed=seed, policy_kwargs=policy_kwargs, **settings)
+
+
+def _fitting_row(name: str, vec_env: VecEnv) -> Algorithm:
+    if name not in ALGOS:
+        raise ValueError(f"unknown algorithm {name!r}; known algorithms: {', '.join(ALGOS)}")
+    kind = "box" if isinstance(vec_env.action_space, spaces.Box) else "discrete"
+    fitting = [key for key, row in ALGOS.items() if kind in row.actions]
+    if name not in fitting:
+        raise ValueError(
+            f"{name!r} is not for {kind} actions ({vec_env.action_space}); use {_either(fitting)}"
+        )
+    return ALGOS[name]
+
+
+def _policy(name: str, row: Algorithm, vec_env: VecEnv, head: str) -> str | type[MaskedPolicy]:
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}; known heads: {', '.join(HEADS)}")
+    observation = vec_env.observation_space
+    masked = carries_mask(observation)
+    nested = isinstance(observation, spaces.Dict) and not masked
+    discrete = isinstance(vec_env.action_space, spaces.Discrete)
+    if row.masked and discrete and not nested:
+        return MaskedPolicy
+    takers = _either([key for key, other in ALGOS.items() if other.masked])
+    if masked:
+        raise ValueError(f"{name!r} cannot take an action mask; use {takers}, or mask 'off'")
+    if head != "linear":
+        raise ValueError(
+            f"head {head!r} needs {takers} with discrete actions and one observation array, got "
+            f"{name!r} with {vec_env.action_space} and {observation}"
+        )
+    return "MultiInputPolicy" if nested else "MlpPolicy"
+
+
+def _batch_size(rollout: int) -> int:
+    """The largest minibatch that divides the roll-out, so that none is cut short."""
+    return max(size for size in range(1, LARGEST_BATCH + 1) if rollout % size == 0)
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,0 +1,246 @@
+"""One masked categorical for SB3's actor-critic algorithms; the mask is never a network input.
+
+The same inputs give the parameters of sb3-contrib's MaskablePPO, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from agents.masks import carries_mask
+
+HEADS = ("linear", "tied")
+ILLEGAL_LOGIT = -1e8  # sb3-contrib's value: its probability is exactly 0 in float32
+
+
+class MaskedCategorical(CategoricalDistribution):
+    """Categorical over the legal actions only."""
+
+    def __init__(self, action_dim: int, make_net: Callable[[int], nn.Module]) -> None:
+        """Args: A, and how to make the network from latent width to logits."""
+        super().__init__(action_dim)
+        self.make_net = make_net
+        self.legal: Tensor | None = None
+
+    def proba_distribution_net(self, latent_dim: int) -> nn.Module:
+        """The module from latent ``[B, latent_dim]`` to logits ``[B, A]``."""
+        return self.make_net(latent_dim)
+
+    def restrict(self, logits: Tensor, legal: Tensor | None) -> MaskedCategorical:
+        """Set the distribution: ``logits [B, A]``, ``legal`` bool ``[B, A]`` or None for all."""
+        self.legal = legal
+        # Validation scans every probability at every call, and says nothing of the mask.
+        self.distribution = Categorical(logits=logits, validate_args=False)
+        if legal is not None:
+            illegal = torch.tensor(ILLEGAL_LOGIT, dtype=logits.dtype, device=logits.device)
+            masked = torch.where(legal, self.distribution.logits, illegal)
+            self.distribution = Categorical(logits=masked, validate_args=False)
+        return self
+
+    def entropy(self) -> Tensor:
+        """``[B]`` entropy in nats over the legal actions."""
+        if self.legal is None:
+            return super().entropy()
+        p_log_p = self.distribution.logits * self.distribution.probs
+        return -torch.where(self.legal, p_log_p, torch.zeros_like(p_log_p)).sum(-1)
+
+
+class TiedHead(nn.Module):
+    """Logits = learned query of the latent against fixed keys, plus a bias: few parameters.
+
+    The keys come from the SAE's decoder directions, so that nearby features get nearby logits;
+    the no-op, which has no direction, has a learned key. Cost ``latent * d + d * F``.
+    """
+
+    keys: Tensor
+
+    def __init__(self, latent_dim: int, keys: Tensor) -> None:
+        """Args: latent width, and the fixed keys ``[F, d]``."""
+        super().__init__()
+        features, width = keys.shape
+        self.register_buffer("keys", keys)
+        self.query = nn.Linear(latent_dim, width, bias=False)
+        self.noop_key = nn.Parameter(torch.zeros(1, width))
+        self.bias = nn.Parameter(torch.zeros(features + 1))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """``[B, latent]`` to logits ``[B, F + 1]``."""
+        keys = torch.cat([self.keys, self.noop_key])
+        return torch.addmm(self.bias, self.query(latent), keys.T)
+
+
+def tied_keys(
+    directions: npt.ArrayLike, dim: int, projection: str = "pca", seed: int = 0
+) -> npt.NDArray[np.float32]:
+    """Unit keys ``[F, dim]`` that keep the geometry of decoder directions ``[F, M]``.
+
+    Args:
+        directions: ``[F, M]``; each row is normalised first (a zero row stays zero).
+        dim: width of the keys; where ``M <= dim`` there is nothing to project.
+        projection: ``"pca"`` (the leading eigenvectors of ``D^T D``, uncentred, which keep inner
+            products best) or ``"random"`` (orthonormal, from ``seed``).
+        seed: of the random projection.
+
+    Raises:
+        ValueError: directions not a finite matrix, ``dim`` below 1, or unknown projection.
+    """
+    matrix = np.asarray(directions, dtype=np.float64)
+    if matrix.ndim != 2 or not np.isfinite(matrix).all():
+        raise ValueError(f"directions must be a finite [F, M] matrix, got shape {matrix.shape}")
+    if dim < 1:
+        raise ValueError(f"the width of the keys must be at least 1, got {dim}")
+    if projection not in ("pca", "random"):
+        raise ValueError(f"unknown projection {projection!r}; known: pca, random")
+    matrix = _unit_rows(matrix)
+    width = matrix.shape[1]
+    if width > dim:
+        if projection == "pca":
+            basis = np.linalg.eigh(matrix.T @ matrix)[1][:, ::-1][:, :dim]
+        else:
+            basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, dim)))[0]
+        matrix = _unit_rows(matrix @ basis)
+    return matrix.astype(np.float32)
+
+
+class MaskedPolicy(ActorCriticPolicy):
+    """Actor-critic policy that reads the legal actions from the observation.
+
+    For observations ``{"obs", "mask"}`` (see ``SB3VecEnv``) every network reads ``obs["obs"]``
+    only, and roll-out, update and prediction share one categorical with the same logits and mask.
+    For any other observation it is SB3's own policy, with a choice of head.
+    """
+
+    action_dist: MaskedCategorical
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        head: str = "linear",
+        directions: npt.ArrayLike | None = None,
+        key_dim: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        """Args beyond SB3's (``kwargs`` are those of ActorCriticPolicy).
+
+        Args:
+            head: ``"linear"``, or ``"tied"`` to the SAE's directions (see ``TiedHead``).
+            directions: ``[F, M]`` decoder directions behind the actions, for the tied head; made
+                keys by ``tied_keys`` (project them yourself for small files or another projection).
+            key_dim: width of the keys.
+
+        Raises:
+            ValueError: actions not discrete, unknown head, directions missing or not one a feature.
+        """
+        if not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"MaskedPolicy needs Discrete actions, got {action_space}")
+        if head not in HEADS:
+            raise ValueError(f"unknown head {head!r}; known heads: {', '.join(HEADS)}")
+        # Set before the parent's constructor, which builds the networks.
+        self.head, self.directions, self.key_dim = head, directions, key_dim
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    @property
+    def visible_space(self) -> spaces.Space[Any]:
+        """The space of what the networks read."""
+        space = self.observation_space
+        return space["obs"] if carries_mask(space) else space
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """An extractor of ``visible_space``, whatever class was asked for."""
+        return self.features_extractor_class(self.visible_space, **self.features_extractor_kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.action_dist = MaskedCategorical(int(self.action_space.n), self._make_head)  # type: ignore[attr-defined]  # Discrete, checked
+        super()._build(lr_schedule)
+
+    def _make_head(self, latent_dim: int) -> nn.Module:
+        n_actions = self.action_dist.action_dim
+        if self.head == "linear":
+            return nn.Linear(latent_dim, n_actions)
+        if self.directions is None:
+            raise ValueError("head 'tied' needs directions=, the [F, M] decoder directions")
+        keys = tied_keys(self.directions, self.key_dim)
+        if len(keys) != n_actions - 1:
+            raise ValueError(f"{len(keys)} directions for {n_actions - 1} features and a no-op")
+        return TiedHead(latent_dim, torch.from_numpy(keys))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"head": self.head, "directions": self.directions, "key_dim": self.key_dim}
+        return {**super()._get_constructor_parameters(), **own}
+
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions ``[B]``, values ``[B, 1]`` and log-probabilities ``[B]`` for a batch."""
+        distribution = self.get_distribution(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.predict_values(obs), distribution.log_prob(actions)
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values ``[B, 1]``, log-probabilities and entropies ``[B]`` of given actions."""
+        distribution = self.get_distribution(obs)
+        return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: PyTorchObs) -> MaskedCategorical:
+        """The one categorical over the legal actions, used everywhere."""
+        latent = self.mlp_extractor.forward_actor(self._read(obs, self.pi_features_extractor))
+        mask = self._part(obs, "mask")
+        legal = None if mask is None else unpack_bits(mask, self.action_dist.action_dim)
+        return self.action_dist.restrict(self.action_net(latent), legal)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Values ``[B, 1]``; independent of the mask."""
+        features = self._read(obs, self.vf_features_extractor)
+        return self.value_net(self.mlp_extractor.forward_critic(features))  # type: ignore[no-any-return]
+
+    def extract_features(  # type: ignore[override]  # as in SB3's ActorCriticPolicy
+        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Features of the visible part, a pair (actor, critic) where extractors are not shared."""
+        if self.share_features_extractor or features_extractor is not None:
+            return self._read(obs, features_extractor or self.features_extractor)
+        return self._read(obs, self.pi_features_extractor), self._read(
+            obs, self.vf_features_extractor
+        )
+
+    def _read(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
+        visible = self._part(obs, "obs")
+        ready = preprocess_obs(
+            obs if visible is None else visible,
+            self.visible_space,
+            normalize_images=self.normalize_images,
+        )
+        return extractor(ready)  # type: ignore[no-any-return]
+
+    def _part(self, obs: PyTorchObs, key: str) -> Tensor | None:
+        masked = carries_mask(self.observation_space)
+        return obs[key] if masked and isinstance(obs, dict) else None
+
+
+def unpack_bits(packed: Tensor, count: int) -> Tensor:
+    """Undo ``np.packbits(..., axis=1)``: uint8 ``[B, ceil(count / 8)]`` to bool ``[B, count]``."""
+    powers = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
+    bits = packed.to(torch.uint8).unsqueeze(-1).bitwise_and(powers)
+    return bits.ne(0).flatten(1)[:, :count]
+
+
+def _unit_rows(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix / np.where(norms > 0, norms, 1.0)

@@ -1,0 +1,21 @@
+"""Steer: a frozen language model as a Gymnasium environment, steered one SAE feature a token.
+
+Importing this package registers the environments; models and SAEs load when one is made.
+"""
+
+from typing import Any
+
+import gymnasium as gym
+
+_IDS: dict[str, dict[str, Any]] = {
+    "Steer-TicTacToe-v0": {"task": "tictactoe"},
+    "AutoSteer-TicTacToe-v0": {"task": "tictactoe", "action": "strengths", "observation": "board"},
+}
+
+for _id, _kwargs in _IDS.items():
+    gym.register(
+        _id,
+        entry_point="steer_env.registry:make_env",
+        vector_entry_point="steer_env.registry:make_vector_env",
+        kwargs=_kwargs,
+    )

@@ -1,0 +1,75 @@
+"""Models, tokenizers and SAEs by name; loaded once a process and shared by every environment that asks."""
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from steer_env.decoding import Words
+from steer_env.errors import SteeringError
+from steer_env.sae import FeatureDictionary
+from steer_env.sae_sources import load_dictionary
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@lru_cache(maxsize=8)
+def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> Any:
+    """A frozen causal LM from a hub id or a local folder: eval mode, no gradients.
+
+    Raises:
+        SteeringError: The dtype is unknown, or the model is gated, missing or unreachable (with the way out).
+    """
+    if dtype not in DTYPES:
+        raise SteeringError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
+    except OSError as error:
+        raise _unreachable("model", name, error) from error
+    return lm.to(device).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=8)
+def load_words(name: str) -> Words:
+    """The tokenizer of a hub id or local folder.
+
+    Raises:
+        SteeringError: It is gated, missing or unreachable.
+    """
+    try:
+        return Words(AutoTokenizer.from_pretrained(name))
+    except (OSError, ValueError) as error:
+        raise _unreachable("tokenizer", name, error) from error
+
+
+@lru_cache(maxsize=8)
+def load_shared_dictionary(name: str, device: str = "cpu") -> FeatureDictionary:
+    """:func:`steer_env.sae_sources.load_dictionary`, once a process."""
+    return load_dictionary(name, device)
+
+
+def weights_sha256(lm: Any) -> str:
+    """Hash of every weight of a model, by name: equal before and after, or something was trained."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(lm.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resolve_device(device: str) -> str:
+    """``"auto"`` is the GPU where there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _unreachable(what: str, name: str, error: Exception) -> SteeringError:
+    reason = str(error).strip().splitlines()[0]
+    return SteeringError(
+        f"cannot load {what} {name!r} ({reason}). If it is gated, accept its licence on the hub and run "
+        f"'hf auth login'; where there is no network, run 'hf download {name}' elsewhere and set HF_HUB_OFFLINE=1, "
+        "or give a local folder, or use preset='embedded'"
+    )

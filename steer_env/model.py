@@ -1,0 +1,315 @@
+"""A frozen language model that stops at one layer of every token and goes on with an edited residual.
+
+The only file that touches hooks. A forward pass runs inside a greenlet: the hook at the steering site hands the
+residual out and sleeps; the steered pass wakes it. Each generated token therefore costs exactly one pass.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor, nn
+
+from steer_env.cache import PADDING, LaneCache, Plan
+from steer_env.errors import SteeringError
+
+Site = Literal["post", "pre"]
+Watcher = Callable[[Tensor, Tensor, Tensor], None]
+_LONGEST_CHUNK = 8
+
+
+class SteeredModel:
+    """``B`` lanes of one frozen causal language model, steered at the last token of each.
+
+    The cycle is ``restart``/``write`` (queue tokens), ``observe`` (run to the site), ``advance`` (steer and finish).
+    Tokens queued behind the first of a chunk and prompts are never steered; keys and values above the site keep
+    the steering of the tokens that had it.
+
+    Args:
+        lm: A Hugging Face causal LM with ``sdpa`` or ``eager`` attention; put into eval mode, gradients off.
+        layer: Block ``L`` in ``[0, blocks)``.
+        lanes: Number of lanes ``B``.
+        site: ``"post"`` = output of block ``L``; ``"pre"`` = its input.
+        prompt_tokens: Prompt tokens whose keys and values are kept for lanes that restart with the same prompt.
+        watch: Called as ``watch(lanes [b], residuals [b, Q, M], real [b, Q])`` with every token that passes the
+            site, steered ones before steering; ``real`` is False on padding.
+
+    Raises:
+        SteeringError: The layer, site or model cannot be steered.
+    """
+
+    def __init__(
+        self,
+        lm: Any,
+        layer: int,
+        lanes: int = 1,
+        site: Site = "post",
+        prompt_tokens: int = 0,
+        watch: Watcher | None = None,
+    ):
+        self.lm = lm
+        self.lanes = lanes
+        self.site = site
+        self.watch = watch
+        self.forward_passes = 0
+        self._block = _block(lm, layer, site)
+        self._masks = _mask_maker(lm)
+        self._config = lm.config.get_text_config()
+        self._extra = _forward_options(lm)
+        self._cache = LaneCache(self._config.num_hidden_layers, lanes, prompt_tokens)
+        self._pending: list[list[int]] = [[] for _ in range(lanes)]
+        self._paused: greenlet | None = None
+        self._counts: list[int] = []
+
+    def restart(self, lane: int, tokens: Sequence[int]) -> None:
+        """Forget the lane's past and queue the prompt ``tokens`` (at least one)."""
+        self._drop_pass()
+        self._cache.clear(lane)
+        self._pending[lane] = []
+        self.write(lane, tokens)
+
+    def write(self, lane: int, tokens: Sequence[int]) -> None:
+        """Queue ``tokens`` behind what the lane holds; the next :meth:`observe` reads them."""
+        limit = getattr(self._config, "max_position_embeddings", None)
+        length = self._cache.lengths[lane] + len(self._pending[lane]) + len(tokens)
+        if limit is not None and length > limit:
+            raise SteeringError(
+                f"lane {lane} would hold {length} tokens, but the model's context is {limit}; "
+                "shorten the prompt or lower max_new_tokens"
+            )
+        self._pending[lane].extend(tokens)
+
+    def rewind(self, lane: int, count: int) -> None:
+        """Forget the last ``count`` tokens the lane holds; nothing may be queued."""
+        self._cache.lengths[lane] -= count
+
+    def length(self, lane: int) -> int:
+        """Tokens the lane holds, queued ones included."""
+        return self._cache.lengths[lane] + len(self._pending[lane])
+
+    def observe(self) -> Tensor:
+        """Run every lane's queued tokens up to the site and stop there.
+
+        Returns:
+            ``[B, M]`` float32 residual of the last token of each lane, before steering.
+
+        Raises:
+            SteeringError: A lane has nothing queued, or its residual is not finite (the lane is named).
+        """
+        self._drop_pass()
+        self._prefill()
+        self._counts = [len(tokens) for tokens in self._pending]
+        self._require_tokens()
+        inputs = self._inputs(range(self.lanes), self._pending)
+        self._paused = greenlet(lambda: self._forward(inputs, self._stop))
+        with self._switching():
+            hidden = self._paused.switch()
+        if self._paused.dead:
+            raise SteeringError(f"the model never passed its steering site ({self.site} of block {self._block})")
+        return _finite(hidden[:, -1].float(), "residual")
+
+    def advance(self, delta: Tensor) -> Tensor:
+        """Add ``delta`` to the paused residual of each lane's last token and finish the pass.
+
+        Args:
+            delta: ``[B, M]`` in residual units; a zero row is a no-op.
+
+        Returns:
+            ``[B, V]`` float32 logits of the next token.
+
+        Raises:
+            SteeringError: Nothing is paused, the shape is wrong, or a row is not finite (the lane is named).
+        """
+        if self._paused is None:
+            raise SteeringError("advance needs a paused pass: call observe first")
+        _finite(delta, "steering vector")
+        with self._switching():
+            output = self._paused.switch(delta)
+        self._paused = None
+        self._cache.commit(range(self.lanes), self._counts)
+        self._pending = [[] for _ in range(self.lanes)]
+        return output.logits[:, -1].float()
+
+    def peek(self) -> Tensor:
+        """``[B, V]`` float32 logits the unsteered model gives for the queued tokens. Costs one more forward pass."""
+        self._drop_pass()
+        self._prefill()
+        self._require_tokens()
+        with torch.no_grad(), _explained_memory():
+            output = self._forward(self._inputs(range(self.lanes), self._pending), None)
+        return output.logits[:, -1].float()
+
+    def _prefill(self) -> None:
+        """Read long queues, all but their last token, in one pass for all lanes that have one."""
+        long = [lane for lane, tokens in enumerate(self._pending) if len(tokens) > _LONGEST_CHUNK]
+        heads = {lane: tuple(self._pending[lane][:-1]) for lane in long}
+        fresh = [lane for lane in long if self._cache.lengths[lane] == 0]
+        # A watcher needs the residuals themselves, which the kept keys and values do not hold.
+        recalled = {lane for lane in fresh if self.watch is None and self._cache.recall(lane, heads[lane])}
+        rest = [lane for lane in long if lane not in recalled]
+        if rest:
+            inputs = self._inputs(rest, [heads[lane] for lane in rest])
+            with torch.no_grad(), _explained_memory():
+                self._forward(inputs, self._look if self.watch else None)
+            self._cache.commit(rest, [len(heads[lane]) for lane in rest])
+        for lane in long:
+            self._pending[lane] = self._pending[lane][-1:]
+            if lane in fresh and lane not in recalled:
+                self._cache.keep(lane, heads[lane])
+
+    def _inputs(self, lanes: Sequence[int], chunks: Sequence[Sequence[int]]) -> dict[str, Any]:
+        counts = [len(chunk) for chunk in chunks]
+        plan = self._cache.begin(lanes, counts, self.lm.device)
+        width = max(counts)
+        ids = torch.tensor([[0] * (width - len(chunk)) + list(chunk) for chunk in chunks], device=self.lm.device)
+        return {
+            "input_ids": ids,
+            "position_ids": plan.position_ids,
+            "attention_mask": self._masks(plan),
+            "past_key_values": self._cache,
+            "use_cache": True,
+            **self._extra,
+        }
+
+    def _forward(self, inputs: dict[str, Any], hook: Callable[[Tensor], Tensor | None] | None) -> Any:
+        """One forward pass; ``hook`` sees the site's residual ``[b, Q, M]`` and may replace it."""
+        self.forward_passes += 1
+        if hook is None:
+            return self.lm(**inputs)
+        owner = getcurrent()
+
+        def at_site(hidden: Tensor) -> Tensor | None:
+            # Another environment may run the same modules while this pass is paused.
+            return hook(hidden) if getcurrent() is owner else None
+
+        handle = _attach(self._block, self.site, at_site)
+        try:
+            return self.lm(**inputs)
+        finally:
+            handle.remove()
+
+    def _look(self, hidden: Tensor) -> None:
+        if self.watch is not None:
+            plan = self._cache.plan
+            self.watch(plan.lanes, hidden.float(), plan.slots > PADDING + 1)
+
+    def _stop(self, hidden: Tensor) -> Tensor:
+        """Runs inside the pass: hand the residual out, sleep, and return it with the steering added."""
+        self._look(hidden)
+        delta = getcurrent().parent.switch(hidden)
+        steered = hidden[:, -1:] + delta.to(hidden)[:, None]
+        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+
+    def _require_tokens(self) -> None:
+        for lane, tokens in enumerate(self._pending):
+            if not tokens:
+                raise SteeringError(f"lane {lane} has no token to read: restart it or write to it first")
+
+    def _drop_pass(self) -> None:
+        """Abandon a paused pass: its greenlet unwinds here, which removes its hook."""
+        if self._paused is not None and not self._paused.dead:
+            self._paused.parent = getcurrent()
+            with torch.no_grad():
+                self._paused.throw()
+        self._paused = None
+
+    @contextmanager
+    def _switching(self) -> Iterator[None]:
+        """Switch into the pass with gradients off there and untouched outside."""
+        assert self._paused is not None
+        self._paused.parent = getcurrent()
+        try:
+            with torch.no_grad(), _explained_memory():
+                yield
+        except BaseException:
+            self._paused = None
+            raise
+
+
+@contextmanager
+def _explained_memory() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SteeringError(
+            "out of memory in the forward pass: lower num_envs, shorten the prompts or load with dtype='bfloat16'"
+        ) from error
+
+
+def _finite(rows: Tensor, what: str) -> Tensor:
+    if not bool(torch.isfinite(rows).all()):
+        lane = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])
+        raise SteeringError(f"the {what} of lane {lane} is not finite")
+    return rows
+
+
+def _block(lm: Any, layer: int, site: str) -> nn.Module:
+    if site not in ("post", "pre"):
+        raise SteeringError(f"site must be 'post' or 'pre', got {site!r}")
+    count = lm.config.get_text_config().num_hidden_layers
+    for module in lm.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            if not 0 <= layer < count:
+                raise SteeringError(f"layer must be in [0, {count}), got {layer}")
+            return module[layer]
+    raise SteeringError(f"{type(lm).__name__} holds no list of {count} blocks to steer")
+
+
+def _attach(block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]) -> Any:
+    """Hook ``edit`` onto the block's output or input; returns the handle."""
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        edited = edit(hidden)
+        if edited is None:
+            return None
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        named = not args
+        edited = edit(kwargs["hidden_states"] if named else args[0])
+        if edited is None:
+            return None
+        return ((), {**kwargs, "hidden_states": edited}) if named else ((edited, *args[1:]), kwargs)
+
+    if site == "post":
+        return block.register_forward_hook(after)
+    return block.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _forward_options(lm: Any) -> dict[str, Any]:
+    """Options of this model's ``forward`` that spare the logits nobody reads."""
+    parameters = inspect.signature(lm.forward).parameters
+    if "position_ids" not in parameters:
+        raise SteeringError(
+            f"{type(lm).__name__} takes no position_ids, so lanes of different lengths cannot share a pass"
+        )
+    return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+
+
+def _mask_maker(lm: Any) -> Callable[[Plan], Any]:
+    """How this model wants its attention masks: one, or one for each kind of layer."""
+    config = lm.config.get_text_config()
+    attention = config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise SteeringError(f"attention must be 'sdpa' or 'eager', got {attention!r}: pass attn_implementation='sdpa'")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    unknown = kinds - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise SteeringError(f"layers of kind {sorted(unknown)} have no per-lane cache; full and sliding attention do")
+
+    def mask(plan: Plan, width: int | None) -> Tensor:
+        visible = plan.mask(width)
+        if attention == "sdpa":
+            return visible
+        bias = torch.zeros(visible.shape, dtype=lm.dtype, device=visible.device)
+        return bias.masked_fill(~visible, torch.finfo(lm.dtype).min)
+
+    if kinds:
+        widths = {"full_attention": None, "sliding_attention": window}
+        return lambda plan: {kind: mask(plan, widths[kind]) for kind in kinds}
+    return lambda plan: mask(plan, window)

@@ -1,0 +1,65 @@
+"""Which item a lane plays next, and with which randomness."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One episode to play.
+
+    Attributes:
+        item: Item of the task's split.
+        index: Place in the pinned running order; ``-1`` when items are shuffled.
+        rng: The episode's own randomness (sampled decoding).
+    """
+
+    item: int
+    index: int
+    rng: np.random.Generator
+
+
+class ItemOrder:
+    """Deals items to lanes: each lane a seeded shuffle of the whole split, or all lanes one pinned list.
+
+    A pinned item's randomness depends on the seed and the item alone, so any lane plays it the same way.
+    """
+
+    def __init__(self, count: int, lanes: int):
+        self.count = count
+        self._rngs = [np.random.default_rng() for _ in range(lanes)]
+        self._orders: list[list[int]] = [[] for _ in range(lanes)]
+        self._pinned: Sequence[int] = ()
+        self._pinned_seed = 0
+        self._dealt = 0
+
+    def seed(self, rngs: Sequence[np.random.Generator]) -> None:
+        """Give each lane its generator and a fresh shuffle."""
+        self._rngs = list(rngs)
+        self._orders = [[] for _ in rngs]
+
+    def pin(self, items: Sequence[int], seed: int) -> None:
+        """Deal ``items`` in this order, again from the start when all are dealt; ``()`` goes back to shuffling.
+
+        Raises:
+            ValueError: An item is not in the split (it is named).
+        """
+        for item in items:
+            if not 0 <= item < self.count:
+                raise ValueError(f"item must be in [0, {self.count}), got {item}")
+        self._pinned, self._pinned_seed, self._dealt = tuple(items), seed, 0
+
+    def deal(self, lane: int) -> Draw:
+        """The lane's next episode."""
+        if self._pinned:
+            index = self._dealt
+            item = self._pinned[index % len(self._pinned)]
+            self._dealt += 1
+            return Draw(item, index, np.random.default_rng([self._pinned_seed, item]))
+        rng = self._rngs[lane]
+        if not self._orders[lane]:
+            self._orders[lane] = rng.permutation(self.count).tolist()
+        item = self._orders[lane].pop()
+        return Draw(item, -1, np.random.default_rng([int(rng.integers(2**32)), item]))

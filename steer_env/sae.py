@@ -1,0 +1,51 @@
+"""A sparse autoencoder as the environment uses it: activations to read, directions to write."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer_env.errors import SteeringError
+
+
+@dataclass(frozen=True)
+class FeatureDictionary:
+    """``F`` features of a residual stream of width ``M``.
+
+    Attributes:
+        name: Where it came from, for records.
+        directions: ``[F, M]`` float32 decoder rows ``W_dec``, not normalised.
+        encoder: ``[n, M]`` float32 residuals to ``[n, F]`` activations, at or above zero.
+        layer: Block the dictionary was trained on, when its record says so.
+        site: ``"post"`` or ``"pre"`` of that block, when its record says so.
+    """
+
+    name: str
+    directions: Tensor
+    encoder: Callable[[Tensor], Tensor]
+    layer: int | None = None
+    site: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of features ``F``."""
+        return self.directions.shape[0]
+
+    def encode(self, residual: Tensor) -> Tensor:
+        """Activations ``[..., F]`` float32 of residuals ``[..., M]``; more than zero means active."""
+        flat = residual.reshape(-1, residual.shape[-1]).to(self.directions)
+        with torch.no_grad():
+            return self.encoder(flat).reshape(*residual.shape[:-1], self.width)
+
+    def check_fits(self, residual_width: int) -> None:
+        """Refuse a model of another width.
+
+        Raises:
+            SteeringError: ``residual_width`` is not the dictionary's ``M``.
+        """
+        if self.directions.shape[1] != residual_width:
+            raise SteeringError(
+                f"SAE {self.name!r} reads a residual of width {self.directions.shape[1]}, "
+                f"but the model's is {residual_width}"
+            )

@@ -1,0 +1,89 @@
+"""Where sparse autoencoders come from: a folder in SAELens's format, or a release in SAELens's table."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steer_env.errors import SteeringError
+from steer_env.sae import FeatureDictionary
+
+_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
+
+
+def load_dictionary(name: str, device: str = "cpu") -> FeatureDictionary:
+    """Load an SAE by name.
+
+    Args:
+        name: A folder written by SAELens, or ``"release:sae_id"`` of its table
+            (``"gemma-scope-2b-pt-res-canonical:layer_12/width_16k/canonical"``).
+        device: Where its tensors live.
+
+    Raises:
+        SteeringError: No source knows the name, or the SAE cannot be used as it is.
+    """
+    for knows, load in SOURCES.values():
+        if knows(name):
+            return _dictionary(name, load(name, device))
+    raise SteeringError(
+        f"no SAE called {name!r}: give a folder written by SAELens, or 'release:sae_id' of a SAELens release"
+    )
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).is_dir()
+
+
+def _from_folder(name: str, device: str) -> Any:
+    from sae_lens import SAE  # takes seconds to import, and brings wandb: only where an SAE is loaded
+
+    if not (Path(name) / "cfg.json").is_file():
+        raise SteeringError(f"{name!r} holds no cfg.json: it is not a folder written by SAELens")
+    return SAE.load_from_disk(name, device=device, dtype="float32")
+
+
+def _is_release(name: str) -> bool:
+    return ":" in name
+
+
+def _from_release(name: str, device: str) -> Any:
+    from sae_lens import SAE  # as above
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    release, _, sae_id = name.partition(":")
+    table = get_pretrained_saes_directory()
+    if release not in table:
+        raise SteeringError(f"SAELens knows no release {release!r}")
+    if sae_id not in table[release].saes_map:
+        some = ", ".join(sorted(table[release].saes_map)[:5])
+        raise SteeringError(f"release {release!r} has no SAE {sae_id!r}; it has {some}, ...")
+    try:
+        return SAE.from_pretrained(release, sae_id, device=device, dtype="float32")
+    except OSError as error:  # the hub's refusals are all OSErrors: gated, missing, offline
+        raise SteeringError(
+            f"cannot fetch SAE {name!r} ({error}): run 'hf download {table[release].repo_id}' where there is a "
+            "network, then set HF_HUB_OFFLINE=1; or give sae= a local SAELens folder"
+        ) from error
+
+
+SOURCES: dict[str, tuple[Callable[[str], bool], Callable[[str, str], Any]]] = {
+    "folder": (_is_folder, _from_folder),
+    "release": (_is_release, _from_release),
+}
+
+
+def _dictionary(name: str, sae: Any) -> FeatureDictionary:
+    if sae.cfg.normalize_activations == "expected_average_only_in":
+        raise SteeringError(
+            f"SAE {name!r} expects scaled activations and the scale is not folded into its weights; "
+            "fold it with SAELens's fold_activation_norm_scaling_factor and save it again"
+        )
+    sae.eval().requires_grad_(False)
+    hook = _HOOK.search(str(sae.cfg.metadata.hook_name or ""))
+    return FeatureDictionary(
+        name=name,
+        directions=sae.W_dec.detach().float(),
+        encoder=lambda residual: sae.encode(residual).to_dense().float(),
+        layer=int(hook.group(1)) if hook else None,
+        site=hook.group(2) if hook else None,
+    )

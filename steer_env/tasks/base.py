@@ -1,0 +1,91 @@
+"""What a task is: items, what the world answers to the model's words, and how the result is scored.
+
+A task knows text only: no tensors, no model, no environment. The episode passes utterances in and turns out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the world answers to one utterance of the model.
+
+    Attributes:
+        text: appended to the context, never steered; ``""`` when the episode is over.
+        reward: what is optimised; every terminal reward is in the turn that ends the episode.
+        score: what is reported; a number ends the episode, ``None`` goes on.
+        info: for the record, for example ``{"outcome": "draw"}``.
+        replace: text that stands in the context in place of the utterance (a fallback took over the
+            model's turn); ``None`` keeps the model's own tokens.
+    """
+
+    text: str = ""
+    reward: float = 0.0
+    score: float | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    replace: str | None = None
+
+
+class Conversation(Protocol):
+    """One episode of a task, made by `Task.start`."""
+
+    @property
+    def opening(self) -> str:
+        """The prompt; ``""`` means the beginning-of-sequence token alone."""
+
+    def respond(self, utterance: str) -> Turn:
+        """Take what the model said and answer it.
+
+        Raises:
+            RuntimeError: the episode is already over.
+        """
+
+    def render(self) -> str:
+        """The episode as a person would read it (a board, a transcript)."""
+
+    def state(self) -> np.ndarray:
+        """Integers of shape `Task.state_shape`, each in ``[0, Task.state_levels)``."""
+
+
+class Task(Protocol):
+    """A split of items. Item ``i`` of a split is always the same question or game.
+
+    Attributes:
+        name: the key in ``TASKS``.
+        max_new_tokens: tokens the model may write per turn.
+        stop: strings that end the model's turn.
+        state_shape: shape of `Conversation.state`; ``(0,)`` where a task has none.
+        state_levels: number of values one entry of the state can take.
+    """
+
+    name: str
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    state_shape: tuple[int, ...]
+    state_levels: int
+
+    def __len__(self) -> int:
+        """Number of items of the split."""
+
+    def start(self, item: int) -> Conversation:
+        """Begin item ``item``, deterministically.
+
+        Raises:
+            ValueError: ``item`` is outside ``[0, len(self))``.
+        """
+
+
+def check_item(item: int, n_items: int, split: str) -> None:
+    """Refuse an item that the split does not have.
+
+    Raises:
+        ValueError: ``item`` is outside ``[0, n_items)``.
+    """
+    if not 0 <= item < n_items:
+        raise ValueError(f"item must be in [0, {n_items}) for split '{split}', got {item}")
