@@ -125,10 +125,8 @@ def make_algo(
     settings = {**row.defaults, **overrides}
     if row.cls is PPO and "batch_size" not in settings:
         settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
-    space = vec_env.action_space
-    if row.cls is TD3 and isinstance(space, spaces.Box) and "action_noise" not in settings:
-        noise = NormalActionNoise(np.zeros(space.shape), np.full(space.shape, 0.1))
-        settings["action_noise"] = noise
+    if isinstance(vec_env.action_space, spaces.Box):
+        _fit_noise(row.cls, vec_env.action_space, settings, policy_kwargs)
     return row.cls(policy, vec_env, seed=seed, policy_kwargs=policy_kwargs, **settings)
 
 
@@ -138,9 +136,7 @@ def _fitting_row(name: str, vec_env: VecEnv) -> Algorithm:
     kind = "box" if isinstance(vec_env.action_space, spaces.Box) else "discrete"
     fitting = [key for key, row in ALGOS.items() if kind in row.actions]
     if name not in fitting:
-        raise ValueError(
-            f"{name!r} is not for {kind} actions ({vec_env.action_space}); use {_either(fitting)}"
-        )
+        raise ValueError(f"{name!r} is not for {kind} actions ({vec_env.action_space}); use {_either(fitting)}")
     return ALGOS[name]
 
 
@@ -162,6 +158,21 @@ def _policy(name: str, row: Algorithm, vec_env: VecEnv, head: str) -> str | type
             f"{name!r} with {vec_env.action_space} and {observation}"
         )
     return "MultiInputPolicy" if nested else "MlpPolicy"
+
+
+def _fit_noise(
+    cls: type[BaseAlgorithm], space: spaces.Box, settings: dict[str, Any], policy_kwargs: dict[str, Any]
+) -> None:
+    """Exploration of a size that fits the box, where none is asked for."""
+    half_width = float(np.mean(space.high - space.low)) / 2
+    if cls is PPO and np.isfinite(half_width):
+        # SB3 starts at a deviation of 1 in action units; in a box of half-width 0.25, as in AutoSteer,
+        # nearly every action would be a clipped one.
+        policy_kwargs.setdefault("log_std_init", float(np.log(half_width / 2)))
+    if cls is TD3:
+        # SB3 adds it to actions scaled to [-1, 1].
+        noise = NormalActionNoise(np.zeros(space.shape), np.full(space.shape, 0.1))
+        settings.setdefault("action_noise", noise)
 
 
 def _batch_size(rollout: int) -> int:

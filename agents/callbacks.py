@@ -89,9 +89,7 @@ class UpdateLog(BaseCallback):
                 "score": _mean(info["score"] for info in self.recent if "score" in info),
                 "return": _mean(info["episode"]["r"] for info in self.recent),
                 "episode_length": _mean(info["episode"]["l"] for info in self.recent),
-                "distinct_features": None
-                if features is None
-                else len(np.unique(features[features >= 0])),
+                "distinct_features": None if features is None else len(np.unique(features[features >= 0])),
                 "noop_share": None if features is None else float(np.mean(features < 0)),
                 "steps_per_second": (step - self._last_step) / max(now - self._last_time, 1e-9),
                 **{k: float(v) for k, v in scalars if isinstance(v, (int, float, np.number))},

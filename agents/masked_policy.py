@@ -82,9 +82,7 @@ class TiedHead(nn.Module):
         return torch.addmm(self.bias, self.query(latent), keys.T)
 
 
-def tied_keys(
-    directions: npt.ArrayLike, dim: int, projection: str = "pca", seed: int = 0
-) -> npt.NDArray[np.float32]:
+def tied_keys(directions: npt.ArrayLike, dim: int, projection: str = "pca", seed: int = 0) -> npt.NDArray[np.float32]:
     """Unit keys ``[F, dim]`` that keep the geometry of decoder directions ``[F, M]``.
 
     Args:
@@ -183,17 +181,13 @@ class MaskedPolicy(ActorCriticPolicy):
         own = {"head": self.head, "directions": self.directions, "key_dim": self.key_dim}
         return {**super()._get_constructor_parameters(), **own}
 
-    def forward(
-        self, obs: PyTorchObs, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions ``[B]``, values ``[B, 1]`` and log-probabilities ``[B]`` for a batch."""
         distribution = self.get_distribution(obs)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self.predict_values(obs), distribution.log_prob(actions)
 
-    def evaluate_actions(
-        self, obs: PyTorchObs, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values ``[B, 1]``, log-probabilities and entropies ``[B]`` of given actions."""
         distribution = self.get_distribution(obs)
         return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
@@ -216,9 +210,7 @@ class MaskedPolicy(ActorCriticPolicy):
         """Features of the visible part, a pair (actor, critic) where extractors are not shared."""
         if self.share_features_extractor or features_extractor is not None:
             return self._read(obs, features_extractor or self.features_extractor)
-        return self._read(obs, self.pi_features_extractor), self._read(
-            obs, self.vf_features_extractor
-        )
+        return self._read(obs, self.pi_features_extractor), self._read(obs, self.vf_features_extractor)
 
     def _read(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
         visible = self._part(obs, "obs")

@@ -178,14 +178,14 @@ class AdaptiveMask:
 
     def _refresh(self) -> None:
         episodes, returned = self.totals
-        running = returned / episodes if episodes > 0 else -np.inf
+        running = returned / episodes if episodes > 0 else 0.0
         hopeful = self.bounds() >= running
         rare = self.counts < self.tries
         self.open = hopeful & ~rare
         candidates = np.flatnonzero(hopeful & rare)
         rng = np.random.default_rng([self.seed, self.clock // self.interval])
         beats = self.sums[candidates] > running * self.counts[candidates]
-        first = np.argsort(-(rng.random(len(candidates)) + (beats & (episodes > 0))))
+        first = np.argsort(-(rng.random(len(candidates)) + beats))
         self.open[candidates[first[: self.width]]] = True
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:

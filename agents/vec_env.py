@@ -46,9 +46,7 @@ class SB3VecEnv(VecEnv):
         """
         mode = envs.metadata.get("autoreset_mode")
         if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.SAME_STEP.value):
-            raise ValueError(
-                f"SB3 needs autoreset_mode=AutoresetMode.SAME_STEP, this environment has {mode}"
-            )
+            raise ValueError(f"SB3 needs autoreset_mode=AutoresetMode.SAME_STEP, this environment has {mode}")
         self.envs = envs
         self.mask = mask
         observation = envs.single_observation_space

@@ -1,5 +1,6 @@
 """What an agent may do to the residual: choose one feature, or set the strengths of a few."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,10 @@ class Actuator(Protocol):
     """Turns actions into steering vectors."""
 
     features: np.ndarray
-    space: spaces.Space
+
+    @property
+    def space(self) -> spaces.Space:
+        """Action space of one lane."""
 
     def delta(self, actions: np.ndarray) -> Tensor:
         """Steering vectors ``[B, M]`` in residual units of a batch of actions."""
@@ -100,7 +104,7 @@ def refuse_outside(actions: np.ndarray, count: int) -> None:
         raise SteeringError(f"action must be in [0, {count}), got {outside[0]}")
 
 
-def chosen_features(features: list[int] | None, width: int) -> np.ndarray:
+def chosen_features(features: Sequence[int] | None, width: int) -> np.ndarray:
     """The SAE indices behind the actions: all ``F``, or the given few.
 
     Raises:
@@ -109,8 +113,8 @@ def chosen_features(features: list[int] | None, width: int) -> np.ndarray:
     if features is None:
         return np.arange(width)
     chosen = np.array(features, dtype=np.int64)
-    if len(chosen) == 0 or len(set(chosen.tolist())) != len(chosen):
-        raise SteeringError(f"features must be a non-empty list without repeats, got {features}")
+    if len(chosen) == 0 or len(set(chosen.tolist())) < len(chosen):
+        raise SteeringError(f"features must be a non-empty list without repeats, got {list(features)}")
     outside = chosen[(chosen < 0) | (chosen >= width)]
     if len(outside):
         raise SteeringError(f"feature index must be in [0, {width}), got {outside[0]}")

@@ -20,6 +20,8 @@ class _LaneLayer(CacheLayerMixin):
     """Buffers ``[B, heads, slots, width]`` of one transformer block, addressed by the cache's current plan."""
 
     is_sliding = False
+    key_buffer: Tensor
+    value_buffer: Tensor
 
     def __init__(self, cache: "LaneCache"):
         super().__init__()
@@ -27,8 +29,8 @@ class _LaneLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         lanes, slots = self.cache.lanes, self.cache.capacity + 1
-        self.keys = key_states.new_zeros(lanes, key_states.shape[1], slots, key_states.shape[3])
-        self.values = value_states.new_zeros(lanes, value_states.shape[1], slots, value_states.shape[3])
+        self.key_buffer = key_states.new_zeros(lanes, key_states.shape[1], slots, key_states.shape[3])
+        self.value_buffer = value_states.new_zeros(lanes, value_states.shape[1], slots, value_states.shape[3])
         self.is_initialized = True
 
     def update(
@@ -36,7 +38,7 @@ class _LaneLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        return self._write(self.keys, key_states), self._write(self.values, value_states)
+        return self._write(self.key_buffer, key_states), self._write(self.value_buffer, value_states)
 
     def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
         plan = self.cache.plan
@@ -91,7 +93,8 @@ class LaneCache(Cache):
         self.lengths = [0] * lanes
         self.plan = Plan(torch.empty(0, dtype=torch.long), torch.empty(0, 0, dtype=torch.long), 1)
         self._prompts = _PromptStore(prompt_tokens)
-        super().__init__(layers=[_LaneLayer(self) for _ in range(blocks)])
+        self._blocks = [_LaneLayer(self) for _ in range(blocks)]
+        super().__init__(layers=list(self._blocks))
 
     def begin(self, lanes: Sequence[int], counts: Sequence[int], device: torch.device) -> Plan:
         """Plan a pass that appends ``counts[i]`` tokens to ``lanes[i]``; the lengths change with :meth:`commit`."""
@@ -101,9 +104,7 @@ class LaneCache(Cache):
         steps = torch.arange(-width, 0)
         positions = ends[:, None] + steps
         positions[steps < -torch.tensor(counts)[:, None]] = PADDING
-        self.plan = Plan(
-            torch.tensor(lanes, device=device), positions.to(device), 1 + int(ends.max())
-        )
+        self.plan = Plan(torch.tensor(lanes, device=device), positions.to(device), 1 + int(ends.max()))
         return self.plan
 
     def commit(self, lanes: Sequence[int], counts: Sequence[int]) -> None:
@@ -122,8 +123,8 @@ class LaneCache(Cache):
             self._prompts.put(
                 prompt,
                 [
-                    (layer.keys[lane, :, 1:end].clone(), layer.values[lane, :, 1:end].clone())
-                    for layer in self.layers
+                    (layer.key_buffer[lane, :, 1:end].clone(), layer.value_buffer[lane, :, 1:end].clone())
+                    for layer in self._blocks
                 ],
             )
 
@@ -133,9 +134,9 @@ class LaneCache(Cache):
         if kept is None:
             return False
         self._reserve(len(prompt))
-        for layer, (keys, values) in zip(self.layers, kept, strict=True):
-            layer.keys[lane, :, 1 : 1 + len(prompt)] = keys
-            layer.values[lane, :, 1 : 1 + len(prompt)] = values
+        for layer, (keys, values) in zip(self._blocks, kept, strict=True):
+            layer.key_buffer[lane, :, 1 : 1 + len(prompt)] = keys
+            layer.value_buffer[lane, :, 1 : 1 + len(prompt)] = values
         self.lengths[lane] = len(prompt)
         return True
 
@@ -144,9 +145,9 @@ class LaneCache(Cache):
             return
         while self.capacity < length:
             self.capacity *= 2
-        for layer in self.layers:
+        for layer in self._blocks:
             if layer.is_initialized:
-                layer.keys, layer.values = self._grown(layer.keys), self._grown(layer.values)
+                layer.key_buffer, layer.value_buffer = self._grown(layer.key_buffer), self._grown(layer.value_buffer)
 
     def _grown(self, buffer: Tensor) -> Tensor:
         lanes, heads, slots, width = buffer.shape

@@ -59,7 +59,7 @@ class SteerEnv(gym.Env[Any, Any]):
         info = self._info(applied | {name: values[0] for name, values in items.items()})
         return self._observation(), float(outcome.rewards[0]), ended, False, info | outcome.finals.get(0, {})
 
-    def render(self) -> str | None:  # type: ignore[override]  # gymnasium's RenderFrame admits no plain string
+    def render(self) -> str | None:
         """The task's picture and the transcript, steered tokens in brackets (``render_mode="ansi"``)."""
         return self.episode.render() if self.render_mode == "ansi" else None
 

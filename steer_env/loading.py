@@ -25,7 +25,7 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") 
     if dtype not in DTYPES:
         raise SteeringError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
     try:
-        lm = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
+        lm: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
     except OSError as error:
         raise _unreachable("model", name, error) from error
     return lm.to(device).eval().requires_grad_(False)

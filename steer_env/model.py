@@ -4,7 +4,6 @@ The only file that touches hooks. A forward pass runs inside a greenlet: the hoo
 residual out and sleeps; the steered pass wakes it. Each generated token therefore costs exactly one pass.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -13,7 +12,8 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-from steer_env.cache import PADDING, LaneCache, Plan
+from steer_env.anatomy import find_block, forward_options, mask_maker
+from steer_env.cache import PADDING, LaneCache
 from steer_env.errors import SteeringError
 
 Site = Literal["post", "pre"]
@@ -55,10 +55,10 @@ class SteeredModel:
         self.site = site
         self.watch = watch
         self.forward_passes = 0
-        self._block = _block(lm, layer, site)
-        self._masks = _mask_maker(lm)
+        self._block = find_block(lm, layer, site)
+        self._masks = mask_maker(lm)
         self._config = lm.config.get_text_config()
-        self._extra = _forward_options(lm)
+        self._extra = forward_options(lm)
         self._cache = LaneCache(self._config.num_hidden_layers, lanes, prompt_tokens)
         self._pending: list[list[int]] = [[] for _ in range(lanes)]
         self._paused: greenlet | None = None
@@ -104,11 +104,13 @@ class SteeredModel:
         self._counts = [len(tokens) for tokens in self._pending]
         self._require_tokens()
         inputs = self._inputs(range(self.lanes), self._pending)
-        self._paused = greenlet(lambda: self._forward(inputs, self._stop))
+        self._paused = greenlet(_pausing_pass)
+        self.forward_passes += 1
         with self._switching():
-            hidden = self._paused.switch()
+            hidden = self._paused.switch(self.lm, inputs, self._block, self.site)
         if self._paused.dead:
-            raise SteeringError(f"the model never passed its steering site ({self.site} of block {self._block})")
+            raise SteeringError(f"the forward pass never reached its steering site, {self.site} of the block")
+        self._look(hidden)
         return _finite(hidden[:, -1].float(), "residual")
 
     def advance(self, delta: Tensor) -> Tensor:
@@ -139,7 +141,8 @@ class SteeredModel:
         self._prefill()
         self._require_tokens()
         with torch.no_grad(), _explained_memory():
-            output = self._forward(self._inputs(range(self.lanes), self._pending), None)
+            self.forward_passes += 1
+            output = self.lm(**self._inputs(range(self.lanes), self._pending))
         return output.logits[:, -1].float()
 
     def _prefill(self) -> None:
@@ -152,8 +155,9 @@ class SteeredModel:
         rest = [lane for lane in long if lane not in recalled]
         if rest:
             inputs = self._inputs(rest, [heads[lane] for lane in rest])
+            self.forward_passes += 1
             with torch.no_grad(), _explained_memory():
-                self._forward(inputs, self._look if self.watch else None)
+                _hooked_pass(self.lm, inputs, self._block, self.site, self._look)
             self._cache.commit(rest, [len(heads[lane]) for lane in rest])
         for lane in long:
             self._pending[lane] = self._pending[lane][-1:]
@@ -174,34 +178,10 @@ class SteeredModel:
             **self._extra,
         }
 
-    def _forward(self, inputs: dict[str, Any], hook: Callable[[Tensor], Tensor | None] | None) -> Any:
-        """One forward pass; ``hook`` sees the site's residual ``[b, Q, M]`` and may replace it."""
-        self.forward_passes += 1
-        if hook is None:
-            return self.lm(**inputs)
-        owner = getcurrent()
-
-        def at_site(hidden: Tensor) -> Tensor | None:
-            # Another environment may run the same modules while this pass is paused.
-            return hook(hidden) if getcurrent() is owner else None
-
-        handle = _attach(self._block, self.site, at_site)
-        try:
-            return self.lm(**inputs)
-        finally:
-            handle.remove()
-
     def _look(self, hidden: Tensor) -> None:
         if self.watch is not None:
             plan = self._cache.plan
             self.watch(plan.lanes, hidden.float(), plan.slots > PADDING + 1)
-
-    def _stop(self, hidden: Tensor) -> Tensor:
-        """Runs inside the pass: hand the residual out, sleep, and return it with the steering added."""
-        self._look(hidden)
-        delta = getcurrent().parent.switch(hidden)
-        steered = hidden[:, -1:] + delta.to(hidden)[:, None]
-        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
 
     def _require_tokens(self) -> None:
         for lane, tokens in enumerate(self._pending):
@@ -229,6 +209,40 @@ class SteeredModel:
             raise
 
 
+def _pausing_pass(lm: Any, inputs: dict[str, Any], block: nn.Module, site: str) -> Any:
+    """Body of the greenlet: a forward pass that hands its residual ``[b, Q, M]`` to the parent and sleeps there.
+
+    It must not refer to the engine: nothing collects a cycle through a sleeping stack.
+    """
+
+    def pause(hidden: Tensor) -> Tensor:
+        delta = getcurrent().parent.switch(hidden)
+        steered = hidden[:, -1:] + delta.to(hidden)[:, None]
+        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+
+    return _hooked_pass(lm, inputs, block, site, pause)
+
+
+def _hooked_pass(
+    lm: Any, inputs: dict[str, Any], block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]
+) -> Any:
+    """One forward pass; ``edit`` sees the site's residual ``[b, Q, M]`` once and may replace it."""
+    owner = getcurrent()
+
+    def at_site(hidden: Tensor) -> Tensor | None:
+        # Another engine may run the same modules while this pass sleeps.
+        if getcurrent() is not owner:
+            return None
+        handle.remove()
+        return edit(hidden)
+
+    handle = _attach(block, site, at_site)
+    try:
+        return lm(**inputs)
+    finally:
+        handle.remove()
+
+
 @contextmanager
 def _explained_memory() -> Iterator[None]:
     try:
@@ -244,18 +258,6 @@ def _finite(rows: Tensor, what: str) -> Tensor:
         lane = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])
         raise SteeringError(f"the {what} of lane {lane} is not finite")
     return rows
-
-
-def _block(lm: Any, layer: int, site: str) -> nn.Module:
-    if site not in ("post", "pre"):
-        raise SteeringError(f"site must be 'post' or 'pre', got {site!r}")
-    count = lm.config.get_text_config().num_hidden_layers
-    for module in lm.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            if not 0 <= layer < count:
-                raise SteeringError(f"layer must be in [0, {count}), got {layer}")
-            return module[layer]
-    raise SteeringError(f"{type(lm).__name__} holds no list of {count} blocks to steer")
 
 
 def _attach(block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]) -> Any:
@@ -278,38 +280,3 @@ def _attach(block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]
     if site == "post":
         return block.register_forward_hook(after)
     return block.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _forward_options(lm: Any) -> dict[str, Any]:
-    """Options of this model's ``forward`` that spare the logits nobody reads."""
-    parameters = inspect.signature(lm.forward).parameters
-    if "position_ids" not in parameters:
-        raise SteeringError(
-            f"{type(lm).__name__} takes no position_ids, so lanes of different lengths cannot share a pass"
-        )
-    return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-
-
-def _mask_maker(lm: Any) -> Callable[[Plan], Any]:
-    """How this model wants its attention masks: one, or one for each kind of layer."""
-    config = lm.config.get_text_config()
-    attention = config._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        raise SteeringError(f"attention must be 'sdpa' or 'eager', got {attention!r}: pass attn_implementation='sdpa'")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise SteeringError(f"layers of kind {sorted(unknown)} have no per-lane cache; full and sliding attention do")
-
-    def mask(plan: Plan, width: int | None) -> Tensor:
-        visible = plan.mask(width)
-        if attention == "sdpa":
-            return visible
-        bias = torch.zeros(visible.shape, dtype=lm.dtype, device=visible.device)
-        return bias.masked_fill(~visible, torch.finfo(lm.dtype).min)
-
-    if kinds:
-        widths = {"full_attention": None, "sliding_attention": window}
-        return lambda plan: {kind: mask(plan, widths[kind]) for kind in kinds}
-    return lambda plan: mask(plan, window)

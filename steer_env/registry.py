@@ -123,7 +123,7 @@ def _assemble(settings: Settings, options: tuple[tuple[str, Any], ...], lanes: i
 
 def _located(settings: Settings) -> Preset:
     """The preset's row with the overrides put in."""
-    if settings.model and settings.sae:
+    if settings.model and settings.sae and settings.preset == Settings.preset:
         row = Preset(model=settings.model, sae=settings.sae, layer=-1)
     else:
         row = find_preset(settings.preset, settings.task)

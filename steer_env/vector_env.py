@@ -1,7 +1,6 @@
 """``gym.make_vec``: all lanes of the decision process in one forward pass."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,11 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         render_mode: ``"ansi"`` or None.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4, "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata = {
+        "render_modes": ["ansi"],
+        "render_fps": 4,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
 
     def __init__(self, scene: Scene, render_mode: str | None = None):
         if render_mode not in (None, "ansi"):
@@ -48,8 +51,8 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         Raises:
             ValueError: An option is unknown, an item is not in the split, or the seeds are not one a lane.
         """
-        super().reset(seed=int(seed) if isinstance(seed, Integral) else None)
         seeds = self._seeds(seed)
+        super().reset(seed=seeds[0] if seeds else None)
         pinned = pinned_items(options, "items")
         order = self.episode.order
         if seeds or self._last is None:
@@ -75,7 +78,7 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             infos |= self._ended(outcome.finals, outcome.ended, previous)
         return self._last, outcome.rewards, outcome.ended, np.zeros(self.num_envs, dtype=bool), infos
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]  # RenderFrame admits no plain string
+    def render(self) -> tuple[str, ...] | None:
         """Each lane's picture and transcript (``render_mode="ansi"``)."""
         if self.render_mode != "ansi":
             return None
@@ -101,9 +104,10 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return dictionary.directions[torch.as_tensor(self.features, device=dictionary.directions.device)]
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        """One seed a lane: ``s + i`` from a single ``s``, as Gymnasium's vector environments have it."""
         if seed is None:
             return []
-        if isinstance(seed, Integral):
+        if not isinstance(seed, Sequence):
             return [int(seed) + lane for lane in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"reset needs one seed for each of {self.num_envs} lanes, got {len(seed)}")

@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WIDTH, FEATURES, LAYER = 32, 24, 1
 
+torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+
 
 def save_tokenizer(folder: Path) -> None:
     """Words are the digits 1 to 9; a prompt begins with ``<s>``."""
@@ -50,9 +52,7 @@ def save_sae(folder: Path, width: int = WIDTH, hook: str = f"blocks.{LAYER}.hook
         from sae_lens import StandardSAE, StandardSAEConfig
         from sae_lens.saes.sae import SAEMetadata
     torch.manual_seed(1)
-    sae = StandardSAE(
-        StandardSAEConfig(d_in=width, d_sae=FEATURES, device="cpu", metadata=SAEMetadata(hook_name=hook))
-    )
+    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=FEATURES, device="cpu", metadata=SAEMetadata(hook_name=hook)))
     with torch.no_grad():
         directions = torch.nn.functional.normalize(torch.randn(FEATURES, width), dim=1)
         sae.W_dec.copy_(directions)

@@ -1,5 +1,7 @@
 """The engine against Hugging Face: unsteered it equals ``generate``, steered it equals a plain hook."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import (
@@ -43,8 +45,16 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(CONFIGS))
+BABYLLAMA = Path(__file__).parents[2] / "shared" / "models" / "babyllama"
+
+
+@pytest.fixture(scope="module", params=[*sorted(CONFIGS), "babyllama"])
 def lm(request):
+    """Tiny random models of eight architectures, and a trained one where its folder is at hand."""
+    if request.param == "babyllama":
+        if not BABYLLAMA.is_dir():
+            pytest.skip(f"the pretrained model is not at {BABYLLAMA}")
+        return AutoModelForCausalLM.from_pretrained(BABYLLAMA, dtype=torch.float32).eval()
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[request.param], dtype=torch.float32).eval()
     for parameter in model.parameters():  # the default initialisation is too small to tell tokens apart

@@ -105,10 +105,7 @@ def test_a_random_legal_o_draws_as_rarely_as_the_closed_form_says() -> None:
 def test_an_optimal_student_always_draws() -> None:
     rng = np.random.default_rng(1)
     for side in ("O", "X", "both"):
-        turns = [
-            finish(TicTacToe(side=side).start(i), lambda b: int(rng.choice(optimal_moves(b))))
-            for i in range(300)
-        ]
+        turns = [finish(TicTacToe(side=side).start(i), lambda b: int(rng.choice(optimal_moves(b)))) for i in range(300)]
         assert {t[-1].info["outcome"] for t in turns} == {"draw"}
         assert {t[-1].score for t in turns} == {1.0}
 
@@ -116,9 +113,7 @@ def test_an_optimal_student_always_draws() -> None:
 def test_a_weaker_teacher_can_be_beaten_and_epsilon_lies_between() -> None:
     best: Player = lambda board: optimal_moves(board)[0]  # noqa: E731 - a one-line player
     wins = {
-        name: np.mean(
-            [finish(task.start(i), best)[-1].info["outcome"] == "win" for i in range(400)]
-        )
+        name: np.mean([finish(task.start(i), best)[-1].info["outcome"] == "win" for i in range(400)])
         for name, task in {
             "optimal": TicTacToe(),
             "mixed": TicTacToe(epsilon=0.3),
@@ -135,16 +130,12 @@ def test_a_weaker_teacher_can_be_beaten_and_epsilon_lies_between() -> None:
 def test_an_item_is_always_the_same_game_and_splits_differ() -> None:
     player: Player = lambda board: legal_moves(board)[0]  # noqa: E731 - a one-line player
     games = {
-        split: [
-            finish(TicTacToe(split=split).start(i), player)[-1].info["moves"] for i in range(60)
-        ]
+        split: [finish(TicTacToe(split=split).start(i), player)[-1].info["moves"] for i in range(60)]
         for split in SPLITS
     }
     again = [finish(TicTacToe(split="test").start(i), player)[-1].info["moves"] for i in range(60)]
     assert games["test"] == again
-    streams = {
-        tuple(TicTacToe(split=split).start(i)._uniform[0]) for split in SPLITS for i in range(60)
-    }
+    streams = {tuple(TicTacToe(split=split).start(i)._uniform[0]) for split in SPLITS for i in range(60)}
     assert len(streams) == 3 * 60
     assert len({*map(tuple, games.values())}) == 3
     assert [len(TicTacToe(split=split)) for split in SPLITS] == [100_000, 1_000, 10_000]
@@ -196,9 +187,7 @@ def test_shaping_is_judged_on_the_board_before_the_move() -> None:
         best, n = optimal_moves(game.board), len(legal_moves(game.board))
         assert game.respond(str(best[0] + 1)).reward == 0.25
         if len(best) < n:
-            other = next(
-                c for c in legal_moves(EMPTY) if c not in best and str(c + 1) != game.opening
-            )
+            other = next(c for c in legal_moves(EMPTY) if c not in best and str(c + 1) != game.opening)
             assert task.start(item).respond(str(other + 1)).reward == 0.0
     turns = finish(task.start(0), lambda board: optimal_moves(board)[0])
     assert turns[-1].reward == 0.75
