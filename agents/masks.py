@@ -90,10 +90,10 @@ class AdaptiveMask:
         n_actions: int,
         seed: int = 0,
         width: int = 16,
-        beta: float = 0.5,
+        beta: float = 1.0,
         tries: int = 8,
-        interval: int = 128,
-        discount: float = 0.99,
+        interval: int = 32,
+        discount: float = 0.9,
     ) -> None:
         """Start with ``width`` random features open.
 

@@ -116,7 +116,7 @@ class SB3VecEnv(VecEnv):
     def _observe(self, obs: Any) -> VecEnvObs:
         visible: Any = _copy(obs)
         if self.mask is None:
-            return visible  # type: ignore[no-any-return]  # an array, or a dict of arrays
+            return visible
         self._legal = self.mask.legal(np.asarray(self._call("action_masks")))
         return {"obs": visible, "mask": np.packbits(self._legal, axis=1)}
 
@@ -235,7 +235,7 @@ def _per_lane_call(envs: VectorEnv[Any, Any, Any]) -> Callable[..., Sequence[Any
     call = getattr(envs.unwrapped, "call", None)  # SyncVectorEnv and AsyncVectorEnv
     if call is None:
         raise AttributeError(f"{envs} has no such attribute, and no environments of its own")
-    return call  # type: ignore[no-any-return]  # Gymnasium's VectorEnv does not declare it
+    return call
 
 
 def _of_lane(infos: Mapping[str, Any], lane: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import tyro
@@ -61,7 +61,9 @@ def main(cfg: EngineBenchmark) -> list[dict[str, float]]:
         One row a batch size: ``batch``, ``closed_loop_tokens_per_s``, ``generate_tokens_per_s``, ``ratio``.
     """
     lm = _load(cfg)
-    print(f"{cfg.model} on {cfg.device}, {cfg.dtype}, {cfg.prompt_tokens}+{cfg.new_tokens} tokens, {cfg.features} features")
+    print(
+        f"{cfg.model} on {cfg.device}, {cfg.dtype}, {cfg.prompt_tokens}+{cfg.new_tokens} tokens, {cfg.features} features"
+    )
     rows = [_compare(cfg, lm, batch) for batch in cfg.batches]
     for row in rows:
         print(
@@ -85,7 +87,10 @@ def _compare(cfg: EngineBenchmark, lm: Any, batch: int) -> dict[str, float]:
     vocabulary, width = lm.config.vocab_size, lm.config.hidden_size
     prompts = torch.randint(0, vocabulary, (batch, cfg.prompt_tokens)).tolist()
     directions = torch.randn(cfg.features, width, device=cfg.device)
-    runs = {"closed": lambda: _closed_loop(cfg, lm, prompts, directions), "generate": lambda: _generate(cfg, lm, prompts)}
+    runs = {
+        "closed": lambda: _closed_loop(cfg, lm, prompts, directions),
+        "generate": lambda: _generate(cfg, lm, prompts),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for measured in range(cfg.rounds + 1):
         for name, run in runs.items():

@@ -132,8 +132,8 @@ def measure(steered: Steered, cfg: Config) -> dict[str, Any]:
     sampled = [everything[i] for i in rng.permutation(len(everything))[: cfg.positions or None]]
     greedy = play_games(steered, task, items, unsteered)
     warm = play_games(steered, task, items, unsteered, temperature=1.0, seed=cfg.seed)
-    best = best_fixed_feature(steered, range(min(200, cfg.episodes)))
     few = range(min(200, cfg.episodes))
+    best = best_fixed_feature(steered, few)
     return {
         "unsteered_greedy": {"draw_rate": draw_rate(greedy), "legal_rate": legal_rate(greedy)},
         "unsteered_sampled": {"draw_rate": draw_rate(warm), "legal_rate": legal_rate(warm)},
@@ -205,10 +205,10 @@ Measured as O against the optimal teacher, {c["episodes"]:,} validation games (2
 | best fixed feature ({best["feature"]}, chosen on training games) | {best["draw_rate"]:.3f} | |
 | oracle (one feature a move) | {m["oracle"]["draw_rate"]:.3f} | |
 
-* **Controllable:** in {control["controllable"]:.1%} of {control["positions"]:,} positions (O to move, not lost) some single
-  feature makes the greedy move optimal; {control["reachable"]:.1%} of legal moves can be selected.
-* **Readable:** a probe on the residual names an optimal move in {read["linear"]:.1%} (linear) and {read["mlp"]:.1%} (MLP)
-  of held-out positions.
+* **Controllable:** in {control["controllable"]:.1%} of {control["positions"]:,} positions (O to move, not lost) some
+  single feature makes the greedy move optimal; {control["reachable"]:.1%} of legal moves can be selected.
+* **Readable:** a probe on the residual names an optimal move in {read["linear"]:.1%} (linear) and
+  {read["mlp"]:.1%} (MLP) of held-out positions.
 
 Made by `python -m experiments.make_tictactoe`; settings, versions and hashes are in `card.json`.
 """

@@ -23,10 +23,18 @@ class Players:
     Attributes:
         expert_share: probability that a player is an expert, drawn per player and game.
         habit: probability that a novice's move follows the habit; otherwise it is uniform.
+
+    Raises:
+        ValueError: one of them is not in [0, 1].
     """
 
-    expert_share: float = 0.3
+    expert_share: float = 0.25
     habit: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name, chance in (("expert_share", self.expert_share), ("habit", self.habit)):
+            if not 0.0 <= chance <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], got {chance}")
 
 
 def sample_games(n: int, players: Players, rng: np.random.Generator) -> list[str]:
@@ -37,7 +45,8 @@ def sample_games(n: int, players: Players, rng: np.random.Generator) -> list[str
 
 
 def _game(expert: np.ndarray, coins: np.ndarray, habit: float) -> str:
-    board, last, text = EMPTY, -1, []
+    board, last = EMPTY, -1
+    text: list[str] = []
     while free := legal_moves(board):
         ply = len(text)
         if expert[ply % 2]:

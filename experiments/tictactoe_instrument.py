@@ -18,8 +18,8 @@ from experiments.tictactoe_training import SPECIAL, residuals
 from steer_env.tasks.tictactoe import TicTacToe, TicTacToeGame
 from steer_env.tasks.tictactoe_rules import (
     EMPTY,
-    O,
     Board,
+    O,
     legal_moves,
     optimal_moves,
     play,
@@ -180,7 +180,7 @@ def readability(model: Any, layer: int, positions: list[tuple[Board, str]], seed
 
     A fifth of the positions is held out. ``linear`` is a linear probe, ``mlp`` has 64 hidden units.
     """
-    last = torch.stack([residuals(model, token_ids([moves]), layer)[0, -1] for _, moves in positions])
+    last = _last_residuals(model, layer, [moves for _, moves in positions])
     x = last / last.pow(2).mean(-1, keepdim=True).sqrt()
     y = torch.tensor([[cell in optimal_moves(board) for cell in range(9)] for board, _ in positions])
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(positions)))
@@ -195,6 +195,16 @@ def readability(model: Any, layer: int, positions: list[tuple[Board, str]], seed
         hits = y[test].gather(1, probe(x[test]).argmax(-1, keepdim=True))
         accuracy[name] = float(hits.float().mean())
     return accuracy
+
+
+def _last_residuals(model: Any, layer: int, sequences: list[str]) -> Tensor:
+    """``[N, M]`` residuals at the last move of each sequence, computed one length at a time."""
+    lengths = np.array([len(moves) for moves in sequences])
+    rows = torch.empty(len(sequences), model.config.hidden_size)
+    for length in np.unique(lengths):
+        where = np.flatnonzero(lengths == length)
+        rows[where] = residuals(model, token_ids([sequences[i] for i in where]), layer)[:, -1]
+    return rows
 
 
 def _fit_probe(probe: nn.Module, x: Tensor, y: Tensor, steps: int = 300) -> None:

@@ -38,7 +38,7 @@ class LanguageModelConfig:
     hidden: int = 192
     blocks: int = 4
     heads: int = 4
-    steps: int = 1_200
+    steps: int = 1_500
     batch: int = 256
     lr: float = 2e-3
 
@@ -58,7 +58,7 @@ class SAEConfig:
 
     features: int = 256
     k: int = 8
-    samples: int = 1_000_000
+    samples: int = 2_000_000
     batch: int = 1_024
     lr: float = 1e-3
     games: int = 20_000

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,12 +14,17 @@ class Draw:
     Attributes:
         item: Item of the task's split.
         index: Place in the pinned running order; ``-1`` when items are shuffled.
-        rng: The episode's own randomness (sampled decoding).
+        seed: Seed of the episode's own randomness.
     """
 
     item: int
     index: int
-    rng: np.random.Generator
+    seed: tuple[int, ...]
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """The episode's own randomness (sampled decoding), made when first asked for."""
+        return np.random.default_rng(self.seed)
 
 
 class ItemOrder:
@@ -57,9 +63,9 @@ class ItemOrder:
             index = self._dealt
             item = self._pinned[index % len(self._pinned)]
             self._dealt += 1
-            return Draw(item, index, np.random.default_rng([self._pinned_seed, item]))
+            return Draw(item, index, (self._pinned_seed, item))
         rng = self._rngs[lane]
         if not self._orders[lane]:
             self._orders[lane] = rng.permutation(self.count).tolist()
         item = self._orders[lane].pop()
-        return Draw(item, -1, np.random.default_rng([int(rng.integers(2**32)), item]))
+        return Draw(item, -1, (int(rng.integers(2**32)), item))

@@ -17,7 +17,7 @@ from toys import AimVectorEnv, CueVectorEnv
 from agents.algos import ALGOS, make_algo
 from agents.callbacks import EpisodeLog, UpdateLog
 from agents.masked_policy import MaskedPolicy
-from agents.masks import AdaptiveMask, ScopeMask
+from agents.masks import ScopeMask
 from agents.vec_env import SB3VecEnv
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -186,14 +186,21 @@ def test_update_log_has_each_update_once_and_adds_up() -> None:
     json.dumps(updates)
 
 
-def test_update_log_counts_features_and_noops() -> None:
-    """Oracle: a policy that may only do nothing."""
+def test_update_log_counts_features_and_noops_of_its_own_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a script. Eight steps of no-ops only, then eight of features 0 and 1 and a no-op."""
+    script = iter([np.array([-1, -1, -1])] * 8 + [np.array([0, 1, -1])] * 8)
+    vec_env = SB3VecEnv(CueVectorEnv(3, horizon=50), ScopeMask(13))
+    step = vec_env.envs.step
+
+    def scripted(actions: np.ndarray) -> Any:
+        *result, infos = step(actions)
+        return *result, {**infos, "feature": next(script)}
+
+    monkeypatch.setattr(vec_env.envs, "step", scripted)
     rows: list[dict[str, Any]] = []
-    envs = CueVectorEnv(3, horizon=50)
-    vec_env = SB3VecEnv(envs, AdaptiveMask(13, width=0))
-    envs.action_masks = lambda: np.zeros((3, 13), bool)  # type: ignore[method-assign]
-    make_algo("ppo", vec_env, 0, device="cpu", n_steps=8).learn(24, callback=UpdateLog(rows.append))
-    assert (rows[0]["noop_share"], rows[0]["distinct_features"]) == (1.0, 0)
+    make_algo("ppo", vec_env, 0, device="cpu", n_steps=8).learn(48, callback=UpdateLog(rows.append))
+    assert [row["noop_share"] for row in rows] == [1.0, pytest.approx(1 / 3)]
+    assert [row["distinct_features"] for row in rows] == [0, 2]
     assert rows[0]["score"] is rows[0]["return"] is None, "no episode ended yet"
 
 

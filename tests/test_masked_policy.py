@@ -48,9 +48,9 @@ def assert_same_parameters(one: torch.nn.Module, other: torch.nn.Module) -> None
         assert torch.equal(ours[name], theirs[name]), name
 
 
-@pytest.mark.parametrize("limit", [None, 1], ids=["ends", "truncated"])
-def test_parameters_equal_maskable_ppo_bit_for_bit(limit: int | None) -> None:
-    shape = {"num_envs": 6, "horizon": 3, "limit": limit}
+@pytest.mark.parametrize(("limit", "features"), [(None, 12), (1, 12), (None, 500)])
+def test_parameters_equal_maskable_ppo_bit_for_bit(limit: int | None, features: int) -> None:
+    shape = {"num_envs": 6, "horizon": 3, "limit": limit, "features": features}
     theirs = MaskablePPO("MlpPolicy", SB3VecEnv(CueVectorEnv(**shape)), **HYPER)
     start = copy.deepcopy(theirs.policy)
     theirs.learn(5 * 96)
@@ -220,6 +220,15 @@ def test_bad_input_is_named() -> None:
         tied_keys(DIRECTIONS, 4, "umap")
 
 
+def mean_score(model: PPO, vec_env: SB3VecEnv) -> float:
+    """Share of right answers in 20 steps of one-step episodes, actions sampled as in training."""
+    obs, total = vec_env.reset(), 0.0
+    for _ in range(20):
+        obs, rewards, _, _ = vec_env.step(model.predict(obs, deterministic=False)[0])
+        total += float(rewards.mean())
+    return total / 20
+
+
 @pytest.mark.parametrize("head", ["linear", "tied"])
 @pytest.mark.parametrize("mask", ["off", "scope", "adaptive"])
 def test_learns_to_read_the_cue(mask: str, head: str) -> None:
@@ -231,14 +240,25 @@ def test_learns_to_read_the_cue(mask: str, head: str) -> None:
     hyper = {**HYPER, "n_steps": 8, "batch_size": 64, "n_epochs": 4, "learning_rate": 5e-3}
     model = PPO(MaskedPolicy, vec_env, policy_kwargs={**kwargs, "net_arch": [32]}, **hyper)
 
-    def score() -> float:
-        obs = vec_env.reset()
-        total = 0.0
-        for _ in range(20):
-            obs, rewards, _, _ = vec_env.step(model.predict(obs, deterministic=False)[0])
-            total += float(rewards.mean())
-        return total / 20
-
-    assert score() < 0.40
+    assert mean_score(model, vec_env) < 0.40
     model.learn(8_000)
-    assert score() > 0.90
+    assert mean_score(model, vec_env) > 0.90
+
+
+class HiddenCueEnv(CueVectorEnv):
+    """The wanted feature is never active: only a mask that widens can find it."""
+
+    def action_masks(self) -> np.ndarray:
+        active = self._active.copy()
+        active[np.arange(self.num_envs), self._target] = False
+        return active
+
+
+@pytest.mark.parametrize(("mask", "lowest", "highest"), [("scope", 0.0, 0.0), ("adaptive", 0.8, 1.0)])
+def test_only_the_adaptive_mask_finds_what_is_not_active(mask: str, lowest: float, highest: float) -> None:
+    """Ceiling 0 inside the scope, which hides every right answer; 1.00 with the widened mask."""
+    chosen = {"scope": ScopeMask(13), "adaptive": AdaptiveMask(13, width=4, interval=8)}[mask]
+    vec_env = SB3VecEnv(HiddenCueEnv(num_envs=32, horizon=1), chosen)
+    hyper = {**HYPER, "n_steps": 8, "batch_size": 64, "n_epochs": 4, "learning_rate": 5e-3}
+    model = PPO(MaskedPolicy, vec_env, policy_kwargs={"net_arch": [32]}, **hyper).learn(10_000)
+    assert lowest <= mean_score(model, vec_env) <= highest

@@ -107,6 +107,19 @@ def test_good_features_stay_open_and_bad_ones_close_outside_their_context() -> N
     assert mask.legal(inside)[0, 5], "a closed feature is legal where it is active"
 
 
+def test_the_rule_by_hand() -> None:
+    """After 10 episodes each with features 0 (return 1) and 1 (return 0): mean 0.5, log(21) = 3.04.
+
+    Bounds 1 + b and b with b = beta * sqrt(3.04 / 10) = 0.55 beta: feature 1 closes for beta < 0.907.
+    """
+    for beta, open_now in ((0.90, [True, False, False]), (0.92, [True, True, False])):
+        mask = AdaptiveMask(4, width=0, beta=beta, tries=10, interval=20, discount=1.0)
+        for episode in range(20):
+            feature = episode % 2
+            mask.update(np.array([feature]), np.array([True]), np.array([1.0 - feature]))
+        assert mask.open.tolist() == open_now, "feature 2 is untried and the width is 0"
+
+
 def test_frozen_in_evaluation() -> None:
     mask = AdaptiveMask(NOOP + 1, interval=4)
     play(mask, steps=50)

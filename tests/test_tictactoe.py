@@ -143,7 +143,8 @@ def test_an_item_is_always_the_same_game_and_splits_differ() -> None:
 
 def test_the_teacher_opens_against_o_and_waits_for_x() -> None:
     game = TicTacToe(side="O").start(0)
-    assert game.opening in "123456789" and len(game.opening) == 1
+    assert game.opening in "123456789"
+    assert len(game.opening) == 1
     assert game.state().sum() == 1
     assert TicTacToe(side="X").start(0).opening == ""
     both = TicTacToe(side="both")
@@ -176,7 +177,8 @@ def test_every_terminal_reward_and_score_arrives() -> None:
         outcome = last.info["outcome"]
         seen.add(outcome)
         assert (last.reward, last.score) == expected[outcome]
-        assert all(t.reward == 0.0 and t.score is None and t.text for t in before)
+        assert all((t.reward, t.score) == (0.0, None) for t in before)
+        assert all(t.text for t in before)
     assert seen == set(expected)
 
 
@@ -230,7 +232,8 @@ def test_the_random_fallback_plays_a_legal_move_and_keeps_the_context_a_game() -
         fallbacks.add(turn.info["moves"][1])
         assert str(turn.info["moves"]).startswith(text.replace(" ", ""))
         assert len(set(turn.info["moves"])) == len(turn.info["moves"])
-        assert turn.info["optimal_moves"] == 0 and turn.info["illegal_moves"] >= 2
+        assert turn.info["optimal_moves"] == 0
+        assert turn.info["illegal_moves"] >= 2
         assert turn.reward in (-1.0, 0.5)  # no shaping for a move the model did not choose
     assert len(fallbacks) == 9
 
@@ -251,10 +254,14 @@ def test_state_and_render_show_the_board() -> None:
     game = TicTacToe(side="X").start(0)
     game.respond("5")
     state = game.state()
-    assert state.shape == TicTacToe.state_shape and state.max() < TicTacToe.state_levels
-    assert state[4] == 1 and (state == 2).sum() == 1
+    assert state.shape == TicTacToe.state_shape
+    assert state.max() < TicTacToe.state_levels
+    assert state[4] == 1
+    assert (state == 2).sum() == 1
     picture = game.render()
-    assert picture.count("O") == 1 and "[5]" in picture and "X to move" in picture
+    assert picture.count("O") == 1
+    assert "[5]" in picture
+    assert "X to move" in picture
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Intervals and tests for the tables: each a plain function of counts or values, seeds as arguments."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson 1927), which stays inside [0, 1] and works at 0 and ``n``.
+
+    Raises:
+        ValueError: ``n`` is below 1, or ``successes`` is not in ``[0, n]``.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"successes must be in [0, n] with n at least 1, got {successes} of {n}")
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At the ends rounding would leave a trace such as 1e-17.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def mcnemar(corrected: int, broken: int) -> float:
+    """Exact two-sided p-value of paired yes/no results (McNemar 1947).
+
+    Args:
+        corrected: Items wrong in the first arm and right in the second.
+        broken: Items right in the first arm and wrong in the second.
+    """
+    discordant = corrected + broken
+    if discordant == 0:
+        return 1.0
+    return float(stats.binomtest(corrected, discordant, 0.5).pvalue)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p-values of several tests (Holm 1979), in the order given."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def bootstrap_mean(
+    values: Sequence[float], seed: int, confidence: float = 0.95, resamples: int = 10_000
+) -> tuple[float, float]:
+    """Percentile interval of the mean, resampling ``values`` (training seeds, or items).
+
+    Raises:
+        ValueError: ``values`` is empty.
+    """
+    if len(values) == 0:
+        raise ValueError("a bootstrap needs at least one value")
+    rng = np.random.default_rng(seed)
+    data = np.asarray(values, dtype=float)
+    # In portions: all the resamples of a long list at once would take gigabytes.
+    portion = max(1, 10_000_000 // len(data))
+    means = [
+        data[rng.integers(len(data), size=(min(portion, resamples - start), len(data)))].mean(axis=1)
+        for start in range(0, resamples, portion)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(low), float(high)
+
+
+def score_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a mean score: Wilson where scores are 0 or 1, bootstrap over items otherwise."""
+    if set(scores) <= {0.0, 1.0}:
+        return wilson(int(sum(scores)), len(scores))
+    return bootstrap_mean(scores, seed)

@@ -1,0 +1,82 @@
+"""One table over several evaluated runs, usually seeds: ``python -m experiments.summary --runs runs/a runs/b``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.run_folder import read_json
+from experiments.statistics import bootstrap_mean
+
+_MUST_AGREE = ("env", "split", "temperature", "episodes")
+
+
+@dataclass(frozen=True)
+class SummaryConfig:
+    """Summarise evaluations of several runs."""
+
+    runs: tuple[Path, ...]
+    """Run folders."""
+    file: str = "evaluation.json"
+    """Which evaluation of each run."""
+    seed: int = 0
+    """Of the bootstrap over runs."""
+
+
+def main(cfg: SummaryConfig) -> dict[str, dict[str, Any]]:
+    """Print and return, for every arm: mean, lowest and highest score over runs, 95 % interval, worst p-value.
+
+    The interval is a bootstrap over runs: how much the mean would move with other training seeds. With fewer than
+    three runs it says little.
+
+    Raises:
+        FileNotFoundError: A run is not evaluated.
+        ValueError: The evaluations are not of the same environment, items and decoding.
+    """
+    results = [_read(run / cfg.file) for run in cfg.runs]
+    for name in _MUST_AGREE:
+        values = list(dict.fromkeys(result[name] for result in results))
+        if len(values) > 1:
+            raise ValueError(f"the runs cannot be summarised together: {name} is {' and '.join(map(str, values))}")
+    arms = {name: _row(results, name, cfg.seed) for name in results[0]["arms"]}
+    _print(arms, len(results))
+    return arms
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: python -m experiments.evaluate --run {path.parent}")
+    return read_json(path)
+
+
+def _row(results: Sequence[dict[str, Any]], arm: str, seed: int) -> dict[str, Any]:
+    scores = [result["arms"][arm]["score"] for result in results]
+    p_values = [result["tests"][f"trained_vs_{arm}"]["p_holm"] for result in results if arm != "trained"]
+    return {
+        "mean": sum(scores) / len(scores),
+        "min": min(scores),
+        "max": max(scores),
+        "ci95": bootstrap_mean(scores, seed),
+        "worst_p_holm": max(p_values, default=None),
+        "scores": scores,
+    }
+
+
+def _print(arms: dict[str, dict[str, Any]], runs: int) -> None:
+    table = Table(title=f"{runs} runs", box=box.SIMPLE)
+    for column in ("arm", "mean", "lowest", "highest", "95 % over runs", "worst p (Holm)"):
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+    for name, row in arms.items():
+        numbers = [f"{row[key]:.3f}" for key in ("mean", "min", "max")]
+        worst = row["worst_p_holm"]
+        table.add_row(name, *numbers, "{:.3f}-{:.3f}".format(*row["ci95"]), "" if worst is None else f"{worst:.1e}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(SummaryConfig))

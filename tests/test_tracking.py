@@ -1,0 +1,93 @@
+"""wandb for real, offline: what was logged is read back from the files it wrote."""
+
+import json
+import struct
+import subprocess
+import sys
+
+import pytest
+from wandb.proto import wandb_internal_pb2 as pb
+
+from experiments.tracking import Tracker, usable_mode
+
+
+def records(path):
+    """Records of a ``.wandb`` file: a 7-byte header, then LevelDB's log format in blocks of 32 KiB."""
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768  # the rest of a block too short for a header
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or last part
+            record = pb.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+
+
+def test_an_offline_run_holds_metrics_config_and_a_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    folder = tmp_path / "first"
+    folder.mkdir()
+    tracker = Tracker("offline", folder, {"algo": "ppo", "env_kwargs": {"side": "O"}}, "first-1")
+    tracker.write({"num_timesteps": 64, "score": 0.25, "return": None}, step=64)
+    tracker.write({"num_timesteps": 128, "score": 0.75}, step=128)
+    tracker.table("evaluation", [{"arm": "trained", "score": 0.75}, {"arm": "unsteered", "ci95": [0, 1]}])
+    tracker.finish()
+    tracker.finish()
+
+    assert not (tmp_path / "elsewhere").exists()
+    (log,) = folder.glob("wandb/offline-run-*-first-1/*.wandb")
+    found = list(records(log))
+    (run,) = (record.run for record in found if record.HasField("run"))
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["algo"] == "ppo"
+    assert config["env_kwargs"] == {"side": "O"}
+    assert (run.run_id, run.display_name, run.project) == ("first-1", "first", "steer")
+    rows = [
+        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        for record in found
+        if record.HasField("history")
+    ]
+    scores = [(row["_step"], row["score"]) for row in rows if "score" in row]
+    assert scores == [(64, 0.25), (128, 0.75)]
+    assert "return" not in rows[0]
+    (table,) = log.parent.glob("files/media/table/evaluation_*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["arm", "score", "ci95"]
+    assert content["data"] == [["trained", 0.75, None], ["unsteered", None, "[0, 1]"]]
+
+
+def test_disabled_writes_nothing(tmp_path):
+    tracker = Tracker("disabled", tmp_path, {}, "x")
+    tracker.write({"score": 1.0})
+    tracker.table("t", [{"a": 1}])
+    tracker.image("i", tmp_path / "no.png")
+    tracker.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_online_without_a_key_falls_back_to_offline_and_says_so(no_key):
+    with pytest.warns(UserWarning, match="no wandb key"):
+        assert usable_mode("online") == "offline"
+
+
+def test_an_unknown_mode_is_named():
+    with pytest.raises(ValueError, match="'sometimes'"):
+        usable_mode("sometimes")
+
+
+def test_importing_starts_no_run_and_no_service(tmp_path):
+    code = "import wandb, experiments.tracking; assert wandb.run is None; import sys; print(wandb.run)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
