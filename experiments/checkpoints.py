@@ -126,7 +126,11 @@ class StopRequest:
 
 
 class StopOnRequest(BaseCallback):
-    """Ends training after the current step once ``request`` holds a signal; must come last in the list."""
+    """Ends training after the current step once ``request`` holds a signal; must come last in the list.
+
+    Not at the next update, which may be minutes away: the agent does not learn from the roll-out under way (PPO, A2C)
+    or from its last step (the others).
+    """
 
     def __init__(self, request: StopRequest):
         super().__init__()

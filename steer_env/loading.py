@@ -15,13 +15,17 @@ from steer_env.sae_sources import load_dictionary
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@lru_cache(maxsize=8)
 def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> Any:
     """A frozen causal LM from a hub id or a local folder: eval mode, no gradients.
 
     Raises:
         SteeringError: The dtype is unknown, or the model is gated, missing or unreachable (with the way out).
     """
+    return _language_model(name, dtype, device)
+
+
+@lru_cache(maxsize=8)
+def _language_model(name: str, dtype: str, device: str) -> Any:
     if dtype not in DTYPES:
         raise SteeringError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
     try:
@@ -45,7 +49,7 @@ def load_words(name: str) -> Words:
 
 
 @lru_cache(maxsize=8)
-def load_shared_dictionary(name: str, device: str = "cpu") -> FeatureDictionary:
+def load_shared_dictionary(name: str, device: str) -> FeatureDictionary:
     """:func:`steer_env.sae_sources.load_dictionary`, once a process."""
     return load_dictionary(name, device)
 

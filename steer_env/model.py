@@ -230,7 +230,7 @@ def _hooked_pass(
     owner = getcurrent()
 
     def at_site(hidden: Tensor) -> Tensor | None:
-        # Another engine may run the same modules while this pass sleeps.
+        # The loaded model is shared: another thread may be running it.
         if getcurrent() is not owner:
             return None
         handle.remove()

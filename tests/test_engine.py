@@ -1,6 +1,7 @@
 """The steering engine: one pass a token, exactly ``c * W_dec[a]`` above the site, nothing else touched."""
 
 import gc
+import threading
 
 import pytest
 import torch
@@ -174,6 +175,25 @@ def test_two_engines_may_pause_on_the_same_model_at_once(lm):
     second.observe()
     assert torch.equal(first.advance(torch.ones_like(hidden)), expected)
     assert torch.equal(second.advance(torch.ones_like(hidden)), expected)
+
+
+def test_a_pass_in_another_thread_is_neither_paused_nor_steered(lm):
+    """The loaded model is shared by the whole process; here a thread uses it in the middle of a pass."""
+    expected = two_pass_logits(lm, PROMPTS[1], {})
+    answers = []
+
+    def interrupt(module, args, output):
+        if not answers:
+            answers.append(None)
+            thread = threading.Thread(target=lambda: answers.append(two_pass_logits(lm, PROMPTS[1], {})))
+            thread.start()
+            thread.join()
+
+    handle = lm.model.layers[0].register_forward_hook(interrupt)
+    engine = engine_with(lm, PROMPTS[:1])
+    engine.advance(torch.ones_like(engine.observe()))
+    handle.remove()
+    assert torch.equal(answers[1], expected)
 
 
 def test_no_hook_is_left_behind_even_by_an_abandoned_pass(lm):

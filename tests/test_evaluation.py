@@ -119,6 +119,7 @@ def test_a_masked_policy_sees_the_observation_of_its_training(make, mask_name):
     np.testing.assert_allclose(details["value"], values.detach().flatten(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(details["entropy"], entropies.detach(), rtol=1e-5, atol=1e-6)
     play(envs, trained_policy(model, mask), ITEMS, seed=0)
+    assert mask.frozen
     for name, value in mask.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
 

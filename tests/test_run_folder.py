@@ -13,6 +13,14 @@ def run(tmp_path):
     return RunFolder.create(tmp_path / "runs" / "a", {"seed": 3})
 
 
+@pytest.fixture
+def logs(run):
+    opened = {name: run.log(name) for name in LOGS}
+    yield opened
+    for log in opened.values():
+        log.close()
+
+
 def checkpoint(run, logs, at):
     return run.save_checkpoint({"num_timesteps": at}, logs, lambda folder: (folder / "model.zip").write_text(str(at)))
 
@@ -41,8 +49,7 @@ def test_what_json_cannot_hold_raises_instead_of_being_lost():
         to_json({"a": object()})
 
 
-def test_rewind_cuts_the_logs_to_the_newest_checkpoint_half_lines_included(run):
-    logs = {name: run.log(name) for name in LOGS}
+def test_rewind_cuts_the_logs_to_the_newest_checkpoint_half_lines_included(run, logs):
     for step in range(4):
         logs["episodes"].write({"episode": step})
         logs["metrics"].write({"num_timesteps": step})
@@ -64,15 +71,13 @@ def test_rewind_cuts_the_logs_to_the_newest_checkpoint_half_lines_included(run):
     assert [row["episode"] for row in run.rows("episodes")] == [0, 1, 2, 3]
 
 
-def test_the_newest_two_checkpoints_are_kept(run):
-    logs = {name: run.log(name) for name in LOGS}
+def test_the_newest_two_checkpoints_are_kept(run, logs):
     for step in (5, 40, 300, 2000):
         checkpoint(run, logs, step)
     assert [int(path.name) for path in run.checkpoints()] == [300, 2000]
 
 
-def test_a_checkpoint_that_was_not_finished_does_not_count(run):
-    logs = {name: run.log(name) for name in LOGS}
+def test_a_checkpoint_that_was_not_finished_does_not_count(run, logs):
     checkpoint(run, logs, 1)
 
     def die(folder):
@@ -94,8 +99,7 @@ def test_without_a_checkpoint_a_run_starts_over_with_empty_logs(run):
     assert list(run.rows("metrics")) == []
 
 
-def test_a_log_shorter_than_its_checkpoint_is_refused(run):
-    logs = {name: run.log(name) for name in LOGS}
+def test_a_log_shorter_than_its_checkpoint_is_refused(run, logs):
     logs["metrics"].write({"num_timesteps": 1})
     checkpoint(run, logs, 1)
     run.log_path("metrics").write_text("")

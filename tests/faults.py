@@ -1,0 +1,189 @@
+"""Faults to plant, each with the test that must catch it. ``tests/test_faults.py`` plants them one by one."""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """Replace ``old`` (which stands once in ``file``) by ``new``, and ``test`` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+FAULTS = [
+    Fault(
+        "steering never fires",
+        "steer_env/model.py",
+        "hidden[:, -1:] + delta.to(hidden)[:, None]",
+        "hidden[:, -1:] + 0 * delta.to(hidden)[:, None]",
+        "test_engine.py::test_the_next_block_receives_exactly_the_residual_plus_delta",
+    ),
+    Fault(
+        "every token of a chunk is steered",
+        "steer_env/model.py",
+        "return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)",
+        "return hidden + delta.to(hidden)[:, None]",
+        "test_engine.py::test_steered_tokens_equal_a_plain_hook_over_the_whole_text",
+    ),
+    Fault(
+        "steering one block early",
+        "steer_env/model.py",
+        'if site == "post":',
+        'if site == "never":',
+        "test_engine.py::test_steered_tokens_equal_a_plain_hook_over_the_whole_text",
+    ),
+    Fault(
+        "a pass of another engine is steered too",
+        "steer_env/model.py",
+        "if getcurrent() is not owner:",
+        "if False:",
+        "test_engine.py::test_a_pass_in_another_thread_is_neither_paused_nor_steered",
+    ),
+    Fault(
+        "the hook outlives an abandoned pass",
+        "steer_env/model.py",
+        "        handle.remove()\n        return edit(hidden)",
+        "        return edit(hidden)",
+        "test_engine.py::test_no_hook_is_left_behind_even_by_an_abandoned_pass",
+    ),
+    Fault(
+        "gradients are left off outside the pass",
+        "steer_env/model.py",
+        "            with torch.no_grad(), _explained_memory():\n                yield",
+        "            torch.set_grad_enabled(False)\n            with _explained_memory():\n                yield",
+        "test_engine.py::test_gradients_stay_on_outside_a_paused_pass",
+    ),
+    Fault(
+        "two passes a token",
+        "steer_env/model.py",
+        "        self._paused = greenlet(_pausing_pass)",
+        "        self.lm(**inputs)\n        self._paused = greenlet(_pausing_pass)",
+        "test_engine.py::test_one_forward_pass_a_token_and_one_for_all_restarted_lanes",
+    ),
+    Fault(
+        "the reset of one lane forgets them all",
+        "steer_env/cache.py",
+        "        self.lengths[lane] = 0",
+        "        self.lengths = [0] * self.lanes",
+        "test_parity.py::test_a_lane_reset_midway_leaves_the_others_alone",
+    ),
+    Fault(
+        "the sliding window is ignored",
+        "steer_env/cache.py",
+        "return visible if window is None else visible & (key > query - window)",
+        "return visible",
+        "test_parity.py::test_the_no_op_policy_equals_generate",
+    ),
+    Fault(
+        "a grown cache loses its past",
+        "steer_env/cache.py",
+        "        grown[:, :, :slots] = buffer\n",
+        "",
+        "test_parity.py::test_the_no_op_policy_equals_generate",
+    ),
+    Fault(
+        "padding is visible",
+        "steer_env/cache.py",
+        "visible = (key <= query) & ((key > 0) | (query == 0))",
+        "visible = key <= query",
+        "test_parity.py::test_the_no_op_policy_equals_generate",
+    ),
+    Fault(
+        "the observation shows the steered residual",
+        "steer_env/episode.py",
+        "        logits = scene.model.advance(scene.actuator.delta(actions))",
+        "        delta = scene.actuator.delta(actions)\n        self.hidden += delta\n        logits = scene.model.advance(delta)",
+        "test_audit.py::test_autosteer_1_steering_is_applied_in_evaluation_and_is_what_the_log_says",
+    ),
+    Fault(
+        "the no-op steers",
+        "steer_env/actions.py",
+        "return rows * (self.coefficient * steered)[:, None]",
+        "return rows * self.coefficient",
+        "test_env.py::test_an_action_adds_the_coefficient_times_its_direction",
+    ),
+    Fault(
+        "the log names another feature than the applied one",
+        "steer_env/actions.py",
+        'return {"feature": np.append(self.features, NO_OP)[actions]}',
+        'return {"feature": actions}',
+        "test_env.py::test_an_action_adds_the_coefficient_times_its_direction",
+    ),
+    Fault(
+        "the mask forgets the episode's earlier tokens",
+        "steer_env/episode.py",
+        'active | self._active if self.scene.mask == "generation" else active',
+        "active",
+        "test_env.py::test_masks_are_the_features_active_in_their_scope",
+    ),
+    Fault(
+        "the mask remembers the episode before",
+        "steer_env/episode.py",
+        "        self._active[lane] = False\n",
+        "",
+        "test_env.py::test_masks_are_the_features_active_in_their_scope",
+    ),
+    Fault(
+        "lanes share one stream of chance",
+        "steer_env/episode.py",
+        "self._running[lane].draw.rng.random() for lane in range(self.lanes)",
+        "self._running[0].draw.rng.random() for lane in range(self.lanes)",
+        "test_env.py::test_lane_i_of_a_batch_is_the_single_environment",
+    ),
+    Fault(
+        "a pinned item's chance depends on the lane",
+        "steer_env/ordering.py",
+        "(self._pinned_seed, item)",
+        "(self._pinned_seed, lane)",
+        "test_evaluation.py::test_the_number_of_lanes_changes_nothing",
+    ),
+    Fault(
+        "the terminal reward does not reach the agent",
+        "agents/vec_env.py",
+        "np.array(rewards, dtype=np.float32), ended, infos",
+        "np.where(ended, 0, rewards).astype(np.float32), ended, infos",
+        "test_audit.py::test_autosteer_4_every_terminal_reward_reaches_the_agent",
+    ),
+    Fault(
+        "the bonus is judged after the move",
+        "steer_env/tasks/tictactoe.py",
+        "        optimal = replace is None and cell in optimal_moves(self.board)\n"
+        "        self.optimal_moves += optimal\n"
+        "        self._play(cell)\n",
+        "        self._play(cell)\n"
+        "        optimal = replace is None and not self.outcome and cell in optimal_moves(self.board)\n"
+        "        self.optimal_moves += optimal\n",
+        "test_tictactoe.py::test_shaping_is_judged_on_the_board_before_the_move",
+    ),
+    Fault(
+        "the evaluated policy is a fresh one",
+        "agents/evaluation.py",
+        "    inputs, _ = policy.obs_to_tensor(obs)\n",
+        "    inputs, _ = policy.obs_to_tensor(obs)\n    policy = type(policy)(**policy._get_constructor_parameters())\n",
+        "test_audit.py::test_autosteer_2_the_policy_that_plays_is_the_one_that_was_saved",
+    ),
+    Fault(
+        "the mask is ignored where actions are drawn",
+        "agents/masked_policy.py",
+        "legal = None if mask is None else unpack_bits(mask, self.action_dist.action_dim)",
+        "legal = None",
+        "test_masked_policy.py::test_illegal_actions_are_never_sampled",
+    ),
+    Fault(
+        "the policy gradient is zero",
+        "agents/masked_policy.py",
+        "return self.action_dist.restrict(self.action_net(latent), legal)",
+        "return self.action_dist.restrict(self.action_net(latent).detach(), legal)",
+        "test_audit.py::test_the_policy_gradient_is_not_zero",
+    ),
+    Fault(
+        "evaluation teaches the adaptive mask",
+        "agents/evaluation.py",
+        "        mask.frozen = True\n",
+        "        mask.frozen = False\n",
+        "test_audit.py::test_evaluation_teaches_the_adaptive_mask_nothing",
+    ),
+]
