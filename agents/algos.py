@@ -12,12 +12,13 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.masked_policy import HEADS, MaskedPolicy, tied_keys
 from agents.masks import carries_mask
 
-LARGEST_BATCH = 512  # transitions in a minibatch of PPO, where none is asked for
+LARGEST_BATCH = 256  # transitions in a minibatch of PPO, where none is asked for
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ ALGOS: dict[str, Algorithm] = {
         defaults={
             "gamma": 1.0,
             "gae_lambda": 0.95,
-            "learning_rate": 1e-3,
+            "learning_rate": (2e-3, 1e-4),
             "n_steps": 32,
-            "n_epochs": 4,
+            "n_epochs": 8,
             "ent_coef": 0.01,
         },
     ),
@@ -103,7 +104,8 @@ def make_algo(
         directions: ``[F, M]`` decoder directions for the tied head; reduced to its keys here, so
             that saved files stay small. ``overrides["policy_kwargs"]["key_dim"]`` is their width.
         net_arch: hidden layers, as SB3 takes them; None is SB3's default.
-        overrides: settings of the SB3 class, in place of the row's defaults.
+        overrides: settings of the SB3 class, in place of the row's defaults; a ``learning_rate`` of two
+            numbers goes linearly from the first to the second.
 
     Raises:
         ValueError: unknown name, setting or head; actions, mask or head it cannot take (the message
@@ -123,6 +125,9 @@ def make_algo(
         keys = tied_keys(directions, policy_kwargs.get("key_dim", 64))
         policy_kwargs |= {"head": head, "directions": keys, "key_dim": keys.shape[1]}
     settings = {**row.defaults, **overrides}
+    if isinstance(settings.get("learning_rate"), (list, tuple)):
+        first, last = settings["learning_rate"]
+        settings["learning_rate"] = LinearSchedule(first, last, end_fraction=1.0)
     if row.cls is PPO and "batch_size" not in settings:
         settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
     if isinstance(vec_env.action_space, spaces.Box):
