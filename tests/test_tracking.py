@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 from wandb.proto import wandb_internal_pb2 as pb
@@ -19,6 +20,8 @@ def records(path):
             at += 32768 - at % 32768  # the rest of a block too short for a header
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):
+            return  # still being written
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or last part
@@ -26,6 +29,17 @@ def records(path):
             record.ParseFromString(whole)
             yield record
             whole = b""
+
+
+def finished_records(path, seconds=30):
+    """All records; wandb's service may still be writing when ``finish`` returns."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = list(records(path))
+        if found and found[-1].HasField("exit"):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has no exit record after {seconds} s")
 
 
 @pytest.fixture
@@ -48,7 +62,7 @@ def test_an_offline_run_holds_metrics_config_and_a_table(tmp_path, monkeypatch):
 
     assert not (tmp_path / "elsewhere").exists()
     (log,) = folder.glob("wandb/offline-run-*-first-1/*.wandb")
-    found = list(records(log))
+    found = finished_records(log)
     (run,) = (record.run for record in found if record.HasField("run"))
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["algo"] == "ppo"
