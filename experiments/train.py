@@ -44,7 +44,7 @@ from experiments.checkpoints import (
 from experiments.run_folder import LOGS, RunFolder, refuse_existing
 from experiments.tracking import Tracker
 
-KeyValues = tyro.conf.UseAppendAction[tuple[str, ...]]
+KeyValues = tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from steer_env.cache import Plan
 from steer_env.errors import SteeringError
 
-MaskMaker = Callable[[Plan], Tensor | dict[str, Tensor]]
+MaskMaker = Callable[[Plan], Tensor | None | dict[str, Tensor | None]]
 
 
 def find_block(lm: Any, layer: int, site: str) -> nn.Module:
@@ -60,10 +60,10 @@ def mask_maker(lm: Any) -> MaskMaker:
     if unknown:
         raise SteeringError(f"layers of kind {sorted(unknown)} have no per-lane cache; full and sliding attention do")
 
-    def mask(plan: Plan, width: int | None) -> Tensor:
-        visible = plan.mask(width)
+    def mask(plan: Plan, width: int | None) -> Tensor | None:
         if attention == "sdpa":
-            return visible
+            return None if plan.sees_all(width) else plan.mask(width)
+        visible = plan.mask(width)
         bias = torch.zeros(visible.shape, dtype=lm.dtype, device=visible.device)
         return bias.masked_fill(~visible, torch.finfo(lm.dtype).min)
 

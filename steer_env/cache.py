@@ -43,11 +43,11 @@ class _LaneLayer(CacheLayerMixin):
     def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
         plan = self.cache.plan
         buffer[plan.lanes[:, None], :, plan.slots] = states.transpose(1, 2)
-        seen = buffer[:, :, : plan.extent]
+        seen = buffer[:, :, plan.first : plan.extent]
         return seen if len(plan.lanes) == len(buffer) else seen[plan.lanes]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.plan.extent, 0
+        return self.cache.plan.extent - self.cache.plan.first, 0
 
     def get_seq_length(self) -> int:
         return self.cache.plan.extent - 1
@@ -62,17 +62,26 @@ class Plan:
     Args:
         lanes: ``[b]`` lane numbers in ascending order, on the model's device.
         positions: ``[b, Q]`` position of each token, ``PADDING`` for none (padding stands on the left).
+        extent: Slots up to here are in use.
+        padded: Whether there is any padding, so that slot 0 is needed.
+        level: Whether the pass is one token for lanes of one length, which all see all of their past.
     """
 
-    def __init__(self, lanes: Tensor, positions: Tensor, extent: int):
+    def __init__(self, lanes: Tensor, positions: Tensor, extent: int, padded: bool, level: bool):
         self.lanes = lanes
         self.slots = positions + 1
         self.position_ids = positions.clamp(min=0)
+        self.first = 0 if padded else 1
         self.extent = extent
+        self.level = level
+
+    def sees_all(self, window: int | None = None) -> bool:
+        """Whether no mask is needed: every token sees every slot."""
+        return self.level and (window is None or self.extent - 1 <= window)
 
     def mask(self, window: int | None = None) -> Tensor:
-        """Boolean attention mask ``[b, 1, Q, extent]``: the lane's own past, at most ``window`` tokens of it."""
-        key = torch.arange(self.extent, device=self.slots.device)
+        """Boolean attention mask ``[b, 1, Q, slots]``: the lane's own past, at most ``window`` tokens of it."""
+        key = torch.arange(self.first, self.extent, device=self.slots.device)
         query = self.slots[:, None, :, None]
         visible = (key <= query) & ((key > 0) | (query == 0))
         return visible if window is None else visible & (key > query - window)
@@ -91,7 +100,7 @@ class LaneCache(Cache):
         self.lanes = lanes
         self.capacity = _FIRST_CAPACITY
         self.lengths = [0] * lanes
-        self.plan = Plan(torch.empty(0, dtype=torch.long), torch.empty(0, 0, dtype=torch.long), 1)
+        self.plan = Plan(torch.empty(0, dtype=torch.long), torch.empty(0, 0, dtype=torch.long), 1, False, False)
         self._prompts = _PromptStore(prompt_tokens)
         self._blocks = [_LaneLayer(self) for _ in range(blocks)]
         super().__init__(layers=list(self._blocks))
@@ -99,12 +108,15 @@ class LaneCache(Cache):
     def begin(self, lanes: Sequence[int], counts: Sequence[int], device: torch.device) -> Plan:
         """Plan a pass that appends ``counts[i]`` tokens to ``lanes[i]``; the lengths change with :meth:`commit`."""
         width = max(counts)
-        self._reserve(max(self.lengths[lane] + count for lane, count in zip(lanes, counts, strict=True)))
-        ends = torch.tensor([self.lengths[lane] + count for lane, count in zip(lanes, counts, strict=True)])
+        lengths = [self.lengths[lane] + count for lane, count in zip(lanes, counts, strict=True)]
+        self._reserve(max(lengths))
         steps = torch.arange(-width, 0)
-        positions = ends[:, None] + steps
-        positions[steps < -torch.tensor(counts)[:, None]] = PADDING
-        self.plan = Plan(torch.tensor(lanes, device=device), positions.to(device), 1 + int(ends.max()))
+        positions = torch.tensor(lengths)[:, None] + steps
+        padded = min(counts) < width
+        if padded:
+            positions[steps < -torch.tensor(counts)[:, None]] = PADDING
+        level = width == 1 and min(lengths) == max(lengths)
+        self.plan = Plan(torch.tensor(lanes, device=device), positions.to(device), 1 + max(lengths), padded, level)
         return self.plan
 
     def commit(self, lanes: Sequence[int], counts: Sequence[int]) -> None:

@@ -149,7 +149,7 @@ def _scale(row: Preset, settings: Settings, options: tuple[tuple[str, Any], ...]
         return 1.0
     if row.residual_norm is not None:
         return row.residual_norm
-    return _survey(_unsteered(settings), options).residual_norm
+    return _survey(_unsteered(settings), _on_train(options)).residual_norm
 
 
 def _actuator(settings: Settings, options: tuple[tuple[str, Any], ...], coefficient: float) -> Actuator:
@@ -164,7 +164,7 @@ def _actuator(settings: Settings, options: tuple[tuple[str, Any], ...], coeffici
         raise SteeringError(f"k must be in [1, {len(directions)}], got {settings.k}")
     chosen = settings.features
     if chosen is None:
-        chosen = _survey(_unsteered(settings), options).frequent[: settings.k]
+        chosen = _survey(_unsteered(settings), _on_train(options)).frequent[: settings.k]
     return FeatureStrengths(directions, chosen_features(chosen, len(directions)), coefficient, settings.bound)
 
 
@@ -181,6 +181,11 @@ def _unsteered(settings: Settings) -> Settings:
         compare=False,
         temperature=0.0,
     )
+
+
+def _on_train(options: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    """The task's arguments on the train split: actions must mean the same on every split, and see no test item."""
+    return tuple((name, value) for name, value in options if name != "split")
 
 
 @lru_cache(maxsize=32)

@@ -95,7 +95,9 @@ FAULTS = [
         "the observation shows the steered residual",
         "steer_env/episode.py",
         "        logits = scene.model.advance(scene.actuator.delta(actions))",
-        "        delta = scene.actuator.delta(actions)\n        self.hidden += delta\n        logits = scene.model.advance(delta)",
+        "        delta = scene.actuator.delta(actions)\n"
+        "        self.hidden += delta\n"
+        "        logits = scene.model.advance(delta)",
         "test_audit.py::test_autosteer_1_steering_is_applied_in_evaluation_and_is_what_the_log_says",
     ),
     Fault(
@@ -111,6 +113,13 @@ FAULTS = [
         'return {"feature": np.append(self.features, NO_OP)[actions]}',
         'return {"feature": actions}',
         "test_env.py::test_an_action_adds_the_coefficient_times_its_direction",
+    ),
+    Fault(
+        "actions mean something else on the test split",
+        "steer_env/registry.py",
+        'for name, value in options if name != "split")',
+        "for name, value in options)",
+        "test_env.py::test_actions_mean_the_same_on_every_split",
     ),
     Fault(
         "the mask forgets the episode's earlier tokens",
@@ -162,7 +171,8 @@ FAULTS = [
         "the evaluated policy is a fresh one",
         "agents/evaluation.py",
         "    inputs, _ = policy.obs_to_tensor(obs)\n",
-        "    inputs, _ = policy.obs_to_tensor(obs)\n    policy = type(policy)(**policy._get_constructor_parameters())\n",
+        "    inputs, _ = policy.obs_to_tensor(obs)\n"
+        "    policy = type(policy)(**policy._get_constructor_parameters())\n",
         "test_audit.py::test_autosteer_2_the_policy_that_plays_is_the_one_that_was_saved",
     ),
     Fault(

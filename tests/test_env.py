@@ -1,5 +1,7 @@
 """The environment: Gymnasium's and SB3's contracts, one lane equals a batch, and every refusal is clear."""
 
+import subprocess
+import sys
 import warnings
 
 import gymnasium as gym
@@ -175,6 +177,17 @@ def test_autosteers_features_are_the_most_frequent_of_unsteered_games(tiny):
     assert set(env.unwrapped.episode.scene.actuator.features) <= set(np.argsort(-counts)[:6])
 
 
+@pytest.mark.parametrize("env_id", IDS)
+def test_actions_mean_the_same_on_every_split(tiny, env_id):
+    """The features and the coefficient come from unsteered games of the train split, whatever is played."""
+    actuators = [
+        gym.make(env_id, k=6, split=split, **tiny).unwrapped.episode.scene.actuator
+        for split in ("train", "validation", "test")
+    ]
+    assert len({tuple(actuator.features.tolist()) for actuator in actuators}) == 1
+    assert len({actuator.coefficient for actuator in actuators}) == 1
+
+
 @pytest.mark.parametrize("mask", ["current", "generation", "all"])
 def test_masks_are_the_features_active_in_their_scope(tiny, mask):
     """Recomputed from the observed activations alone."""
@@ -286,7 +299,9 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("kwargs", "message"), REFUSALS, ids=[str(list(kwargs.items())[0]) for kwargs, _ in REFUSALS])
+@pytest.mark.parametrize(
+    ("kwargs", "message"), REFUSALS, ids=[str(next(iter(kwargs.items()))) for kwargs, _ in REFUSALS]
+)
 def test_bad_arguments_are_one_clear_error(tiny, kwargs, message):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*render.*")  # gym.make warns first about an unknown mode
@@ -342,10 +357,8 @@ def test_specs_survive_a_deep_copy(make):
 
 def test_importing_the_package_is_light():
     """Registration loads neither torch nor SAELens nor wandb."""
-    import subprocess
-    import sys
-
-    code = "import steer_env, sys; print([m for m in ('torch', 'sae_lens', 'wandb', 'stable_baselines3') if m in sys.modules])"
+    heavy = ("torch", "sae_lens", "wandb", "stable_baselines3")
+    code = f"import steer_env, sys; print([name for name in {heavy} if name in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
