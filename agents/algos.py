@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,16 @@ class Algorithm:
         actions: kinds of action space it is offered for, of ``"discrete"`` and ``"box"``.
         masked: it takes a MaskedPolicy with discrete actions (mask, tied head).
         defaults: settings of its constructor; gamma is 1, since an episode is one answer.
+        for_box: what differs with Box actions.
+        net_arch: hidden layers; None is SB3's default.
     """
 
     cls: type[BaseAlgorithm]
     actions: frozenset[str]
     masked: bool
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    for_box: Mapping[str, Any] = field(default_factory=dict)
+    net_arch: tuple[int, ...] | None = None
 
 
 _OFF_POLICY = {
@@ -61,6 +65,8 @@ ALGOS: dict[str, Algorithm] = {
             "n_epochs": 8,
             "ent_coef": 0.01,
         },
+        for_box={"learning_rate": (5e-4, 5e-5), "n_steps": 64, "n_epochs": 10, "ent_coef": 0.0, "target_kl": 0.03},
+        net_arch=(128, 128),
     ),
     "a2c": Algorithm(
         A2C,
@@ -91,7 +97,7 @@ def make_algo(
     seed: int,
     head: str = "linear",
     directions: Any | None = None,
-    net_arch: list[int] | dict[str, list[int]] | None = None,
+    net_arch: Sequence[int] | dict[str, list[int]] | None = None,
     **overrides: Any,
 ) -> BaseAlgorithm:
     """Build an algorithm on ``vec_env``.
@@ -103,7 +109,7 @@ def make_algo(
         head: ``"linear"`` or ``"tied"`` (PPO and A2C with discrete actions).
         directions: ``[F, M]`` decoder directions for the tied head; reduced to its keys here, so
             that saved files stay small. ``overrides["policy_kwargs"]["key_dim"]`` is their width.
-        net_arch: hidden layers, as SB3 takes them; None is SB3's default.
+        net_arch: hidden layers, as SB3 takes them; None is the row's.
         overrides: settings of the SB3 class, in place of the row's defaults; a ``learning_rate`` of two
             numbers goes linearly from the first to the second.
 
@@ -117,21 +123,23 @@ def make_algo(
         raise ValueError(f"{name} has no setting {', '.join(map(repr, sorted(unknown)))}")
     policy = _policy(name, row, vec_env, head)
     policy_kwargs = dict(overrides.pop("policy_kwargs", None) or {})
+    net_arch = net_arch or policy_kwargs.get("net_arch") or row.net_arch
     if net_arch is not None:
-        policy_kwargs["net_arch"] = net_arch
+        policy_kwargs["net_arch"] = net_arch if isinstance(net_arch, dict) else list(net_arch)
     if head == "tied":
         if directions is None:
             raise ValueError("head 'tied' needs directions=, the [F, M] decoder directions")
         keys = tied_keys(directions, policy_kwargs.get("key_dim", 64))
         policy_kwargs |= {"head": head, "directions": keys, "key_dim": keys.shape[1]}
-    settings = {**row.defaults, **overrides}
+    space = vec_env.action_space
+    settings = {**row.defaults, **(row.for_box if isinstance(space, spaces.Box) else {}), **overrides}
     if isinstance(settings.get("learning_rate"), (list, tuple)):
         first, last = settings["learning_rate"]
         settings["learning_rate"] = LinearSchedule(first, last, end_fraction=1.0)
     if row.cls is PPO and "batch_size" not in settings:
         settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
-    if isinstance(vec_env.action_space, spaces.Box):
-        _fit_noise(row.cls, vec_env.action_space, settings, policy_kwargs)
+    if isinstance(space, spaces.Box):
+        _fit_noise(row.cls, space, settings, policy_kwargs)
     return row.cls(policy, vec_env, seed=seed, policy_kwargs=policy_kwargs, **settings)
 
 

@@ -61,9 +61,7 @@ def main(cfg: EngineBenchmark) -> list[dict[str, float]]:
         One row a batch size: ``batch``, ``closed_loop_tokens_per_s``, ``generate_tokens_per_s``, ``ratio``.
     """
     lm = _load(cfg)
-    print(
-        f"{cfg.model} on {cfg.device}, {cfg.dtype}, {cfg.prompt_tokens}+{cfg.new_tokens} tokens, {cfg.features} features"
-    )
+    print(f"{cfg.model} on {cfg.device}, {cfg.dtype}, {cfg.prompt_tokens} + {cfg.new_tokens} tokens a lane")
     rows = [_compare(cfg, lm, batch) for batch in cfg.batches]
     for row in rows:
         print(
@@ -144,8 +142,5 @@ def _timed(run: Callable[[], None], device: str) -> float:
 
 
 if __name__ == "__main__":
-    main(
-        tyro.extras.subcommand_cli_from_dict(
-            {"engine": tyro.conf.configure()(EngineBenchmark)}  # more benchmarks will stand beside it
-        )
-    )
+    # A subcommand although it is alone: other benchmarks will stand beside it.
+    main(tyro.extras.subcommand_cli_from_dict({"engine": EngineBenchmark}))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from steer_env.cache import Plan
 from steer_env.errors import SteeringError
 
-MaskMaker = Callable[[Plan], Tensor | None | dict[str, Tensor | None]]
+MaskMaker = Callable[[Plan], Tensor | dict[str, Tensor | None] | None]
 
 
 def find_block(lm: Any, layer: int, site: str) -> nn.Module:

@@ -90,7 +90,7 @@ def test_ppo_never_cuts_a_minibatch_short(num_envs: int) -> None:
     model = make_algo("ppo", masked_env(num_envs), 0, device="cpu")
     rollout = model.n_steps * num_envs
     assert rollout % model.batch_size == 0
-    assert model.batch_size == {1: 32, 3: 96, 64: 512}[num_envs]
+    assert model.batch_size == {1: 32, 3: 96, 64: 256}[num_envs]
 
 
 def test_defaults_give_way_to_overrides() -> None:
@@ -172,7 +172,7 @@ def test_update_log_has_each_update_once_and_adds_up() -> None:
     updates: list[dict[str, Any]] = []
     episodes: list[dict[str, Any]] = []
     vec_env = masked_env(3)
-    model = make_algo("ppo", vec_env, 0, device="cpu", n_steps=8)
+    model = make_algo("ppo", vec_env, 0, device="cpu", n_steps=8, n_epochs=4)
     model.learn(72, callback=[UpdateLog(updates.append, window=10_000), EpisodeLog(episodes.append)])
     assert [row["num_timesteps"] for row in updates] == [24, 48, 72]
     assert [row["train/n_updates"] for row in updates] == [4, 8, 12], "each row holds its own update"

@@ -11,6 +11,8 @@ import torch
 from conftest import FEATURES, WIDTH
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import steer_env  # noqa: F401  (registers the ids)
@@ -362,3 +364,21 @@ def test_importing_the_package_is_light():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_plain_sb3_code_trains_with_nothing_of_ours(tiny, env_id):
+    model = PPO("MlpPolicy", gym.make(env_id, **tiny, **EXTRA[env_id]), n_steps=32, batch_size=32, device="cpu")
+    before = model.policy.action_net.weight.clone()
+    model.learn(64)
+    assert not torch.equal(before, model.policy.action_net.weight)
+
+
+def test_maskable_ppo_finds_the_mask_by_itself(tiny):
+    env = gym.make("Steer-TicTacToe-v0", mask="current", **tiny)
+    chosen = []
+    step = env.unwrapped.step
+    env.unwrapped.step = lambda action: (chosen.append(env.unwrapped.action_masks()[action]), step(action))[1]
+    MaskablePPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64)
+    assert len(chosen) == 64
+    assert all(chosen)
