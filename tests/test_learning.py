@@ -1,0 +1,77 @@
+"""Learning on the embedded model: the whole chain, with chance and ceiling beside each threshold."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import steer_env  # noqa: F401
+from agents.algos import make_algo
+from agents.controls import CONTROLS, Setting
+from agents.evaluation import play, trained_policy
+from agents.masks import make_mask
+from agents.vec_env import SB3VecEnv
+from steer_env.loading import weights_sha256
+from steer_env.registry import language_model
+
+GAMES = list(range(300))
+
+
+def embedded(split="validation", env_id="Steer-TicTacToe-v0", **kwargs):
+    return gym.make_vec(env_id, num_envs=64, split=split, **kwargs)
+
+
+def score(policy, **kwargs) -> float:
+    return float(play(embedded(**kwargs), policy, GAMES, seed=0, tokens=False).scores.mean())
+
+
+def test_the_unsteered_model_is_weak_and_plays_legal_moves():
+    """A random legal player draws 3 %, an optimal one 100 %; the promise is at most 30 %."""
+    played = play(embedded(), CONTROLS["unsteered"](Setting()), GAMES, seed=0)
+    assert 0.0 < played.scores.mean() <= 0.30
+    assert np.mean([episode["outcome"] == "illegal" for episode in played.episodes]) < 0.05
+
+
+def test_some_feature_is_right_in_nearly_every_position():
+    """The ceiling of one-feature steering: try all features at each move and take one that leads to an optimal move."""
+    from steer_env.tasks.tictactoe_rules import optimal_moves
+
+    envs = embedded(illegal="loss")
+    width = int(envs.single_action_space.n)
+    single = gym.make("Steer-TicTacToe-v0", split="validation").unwrapped
+    right = []
+    for item in range(20):
+        for action in range(0, width, 1):
+            single.reset(options={"item": item})
+            board = single.episode.conversations[0].board
+            _, _, _, _, info = single.step(action)
+            if info["token_text"].strip() and int(info["token_text"]) - 1 in optimal_moves(board):
+                right.append(item)
+                break
+    assert len(set(right)) >= 19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mask", "head", "least"), [("off", "linear", 0.55), ("off", "tied", 0.30), ("adaptive", "linear", 0.20)]
+)
+def test_ppo_learns_to_hold_the_perfect_player(mask, head, least):
+    """60,000 tokens. Chance (a random feature) is 0.07, the best fixed feature 0.23, the ceiling 1.0."""
+    scope = {"off": "off", "adaptive": "generation"}[mask]
+    envs = embedded("train", mask=scope)
+    chosen = make_mask(mask, int(envs.single_action_space.n), seed=0)
+    before = weights_sha256(language_model(envs.unwrapped.episode.scene))
+    directions = envs.unwrapped.directions.numpy() if head == "tied" else None
+    agent = make_algo("ppo", SB3VecEnv(envs, chosen), seed=0, head=head, directions=directions, device="cpu")
+    agent.learn(60_000)
+    assert score(trained_policy(agent, chosen), mask=scope) >= least
+    assert weights_sha256(language_model(envs.unwrapped.episode.scene)) == before
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.slow
+def test_ppo_learns_autosteers_strengths():
+    """80,000 tokens; unsteered is 0.035, random strengths 0.03, the ceiling of one strength at its bound 0.97."""
+    kwargs = {"env_id": "AutoSteer-TicTacToe-v0", "k": 10}
+    agent = make_algo("ppo", SB3VecEnv(embedded("train", **kwargs)), seed=0, device="cpu").learn(80_000)
+    assert score(trained_policy(agent), **kwargs) >= 3 * 0.035
