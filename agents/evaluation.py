@@ -151,7 +151,7 @@ def _strongest(envs: Any) -> dict[str, Array]:
 def _applied(envs: Any, infos: Mapping[str, Any]) -> dict[str, Array]:
     """What was done to each lane; of several strengths, the largest stands for them in ``feature``."""
     scale = envs.unwrapped.episode.scene.actuator.coefficient
-    names = ("token", "token_text", "unsteered_token", "changed", "strengths")
+    names = ("token", "token_text", "unsteered_token", "unsteered_token_text", "changed", "strengths")
     row = {name: infos[name] for name in names if name in infos}
     if "strengths" not in infos:
         return row | {"feature": infos["feature"], "coefficient": np.where(infos["feature"] >= 0, scale, 0.0)}

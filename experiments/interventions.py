@@ -20,7 +20,7 @@ _COLUMNS = {
     "value": pa.float64(),
     "entropy": pa.float64(),
 }
-_COMPARED = {"unsteered_token": pa.int64(), "changed": pa.bool_()}
+_COMPARED = {"unsteered_token": pa.int64(), "unsteered_token_text": pa.string(), "changed": pa.bool_()}
 
 
 def write_interventions(path: Path, run: str, arms: Mapping[str, Played], labels: Mapping[int, str]) -> None:
@@ -28,8 +28,8 @@ def write_interventions(path: Path, run: str, arms: Mapping[str, Played], labels
 
     Columns: run, arm, episode, item, step, token, token_text, feature (-1 = not steered), label, coefficient
     (residual units, signed), log_prob, value, entropy (null where the arm has none), top_features and
-    top_activations (the strongest SAE features before steering), unsteered_token and changed (null without
-    ``compare``), score of the episode, and strengths where actions are strengths.
+    top_activations (the strongest SAE features before steering), unsteered_token, unsteered_token_text and
+    changed (null without ``compare``), score of the episode, and strengths where actions are strengths.
     """
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.concat_tables([_table(run, arm, played, labels) for arm, played in arms.items()]), part)

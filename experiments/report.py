@@ -123,7 +123,7 @@ def _token(row: dict[str, Any]) -> str:
     if row["feature"] < 0:
         return f"<li>{text} <small>not steered</small></li>"
     what = f"feature {row['feature']} at {row['coefficient']:.2f}: {escape(str(row['label']))}"
-    other = f"; changed from token {row['unsteered_token']:g}" if row["changed"] is True else ""
+    other = f"; unsteered: {escape(str(row['unsteered_token_text'])) or '(no text)'}" if row["changed"] is True else ""
     return f"<li><mark>{text}</mark> <small>{what}{other}</small></li>"
 
 

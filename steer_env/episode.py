@@ -211,12 +211,15 @@ class Episode:
 
     def _compared(self, tokens: list[int], chances: np.ndarray) -> dict[str, np.ndarray]:
         """The tokens for the record and, where the unsteered model was asked, what it would have said instead."""
-        texts = [self.scene.words.decode(token) for token in tokens]
-        said = {"token": np.array(tokens), "token_text": np.array(texts, dtype=object)}
+        said = {"token": np.array(tokens), "token_text": self._texts(tokens)}
         if self._unsteered is not None:
-            unsteered = np.array(next_tokens(self._unsteered, self.scene.temperature, chances))
-            said |= {"unsteered_token": unsteered, "changed": said["token"] != unsteered}
+            alone = next_tokens(self._unsteered, self.scene.temperature, chances)
+            said |= {"unsteered_token": np.array(alone), "unsteered_token_text": self._texts(alone)}
+            said["changed"] = said["token"] != said["unsteered_token"]
         return said
+
+    def _texts(self, tokens: list[int]) -> np.ndarray:
+        return np.array([self.scene.words.decode(token) for token in tokens], dtype=object)
 
     def _final(self, lane: int, turn: Turn) -> dict[str, Any]:
         running = self._running[lane]

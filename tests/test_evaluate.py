@@ -91,7 +91,8 @@ def test_the_log_has_every_column_and_shows_that_steering_was_applied(evaluated)
     tokens = pd.read_parquet(evaluated / "interventions.parquet")
     assert list(tokens.columns) == [
         *("run", "arm", "episode", "item", "step", "token", "token_text", "feature", "coefficient"),
-        *("log_prob", "value", "entropy", "label", "unsteered_token", "changed"),
+        *("log_prob", "value", "entropy", "label", "unsteered_token"),
+        *("unsteered_token_text", "changed"),
         *("top_features", "top_activations", "score"),
     ]
     assert set(tokens["run"]) == {"a"}

@@ -27,6 +27,7 @@ def played(score, feature):
         "value": np.full(n, np.nan),
         "entropy": np.full(n, np.nan),
         "unsteered_token": np.full(n, 4),
+        "unsteered_token_text": np.full(n, "<four>", dtype=object),
         "changed": np.full(n, feature >= 0),
         "top_features": np.zeros((n, 5), dtype=np.int64),
         "top_activations": np.zeros((n, 5), dtype=np.float32),
@@ -62,7 +63,7 @@ def test_the_report_is_one_page_with_table_curve_and_steered_tokens(run):
     assert text.count("<h3") == 10
     assert "Item 100: score 1, unsteered 0" in text
     assert "feature 7 at 1.50" in text
-    assert "changed from token 4" in text
+    assert "unsteered: &lt;four&gt;" in text
 
 
 def test_no_text_of_a_model_becomes_html_and_nothing_is_fetched(run):
