@@ -22,6 +22,13 @@ class Actuator(Protocol):
     def space(self) -> spaces.Space:
         """Action space of one lane."""
 
+    def read(self, actions: np.ndarray, lanes: int) -> np.ndarray:
+        """The actions of ``lanes`` lanes as the other methods want them.
+
+        Raises:
+            SteeringError: Their shape, type or values are not those of the action space.
+        """
+
     def delta(self, actions: np.ndarray) -> Tensor:
         """Steering vectors ``[B, M]`` in residual units of a batch of actions."""
 
@@ -48,9 +55,19 @@ class FeatureChoice:
         self._directions = directions
         self._rows = torch.as_tensor(features, device=directions.device)
 
+    def read(self, actions: np.ndarray, lanes: int) -> np.ndarray:
+        """``[B]`` integers in ``[0, A)``, as int64."""
+        if actions.shape != (lanes,) or actions.dtype.kind not in "iu":
+            raise SteeringError(
+                f"actions must be {lanes} integers, got shape {actions.shape} of {actions.dtype}: {actions.tolist()}"
+            )
+        outside = actions[(actions < 0) | (actions > len(self.features))]
+        if len(outside):
+            raise SteeringError(f"action must be in [0, {len(self.features) + 1}), got {outside[0]}")
+        return actions.astype(np.int64)
+
     def delta(self, actions: np.ndarray) -> Tensor:
         """``[B]`` action numbers to ``[B, M]``: one gather, whatever the number of features."""
-        refuse_outside(actions, len(self.features) + 1)
         chosen = torch.as_tensor(actions, device=self._directions.device)
         steered = chosen < len(self.features)
         rows = self._directions[self._rows[chosen.clamp(max=len(self.features) - 1)]]
@@ -72,20 +89,27 @@ class FeatureStrengths:
     """
 
     def __init__(self, directions: Tensor, features: np.ndarray, coefficient: float, bound: float):
-        if not bound > 0:
-            raise SteeringError(f"bound must be more than 0, got {bound}")
+        if not 0 < bound < np.inf:
+            raise SteeringError(f"bound must be more than 0 and finite, got {bound}")
         self.features = features
         self.coefficient = coefficient
         self.space = spaces.Box(-bound, bound, (len(features),), np.float32)
         self._directions = coefficient * directions[torch.as_tensor(features, device=directions.device)]
 
-    def delta(self, actions: np.ndarray) -> Tensor:
-        """``[B, k]`` strengths to ``[B, M]``."""
+    def read(self, actions: np.ndarray, lanes: int) -> np.ndarray:
+        """``[B, k]`` strengths within the bound, as float32."""
+        wanted = (lanes, len(self.features))
+        if actions.shape != wanted or actions.dtype.kind not in "iuf":
+            raise SteeringError(f"strengths must be of shape {wanted}, got {actions.shape} of {actions.dtype}")
         if not np.isfinite(actions).all():
             raise SteeringError(f"strengths must be finite, got {actions.tolist()}")
         low, high = self.space.low, self.space.high
         if (actions < low - 1e-6).any() or (actions > high + 1e-6).any():
             raise SteeringError(f"strengths must be in [{low[0]}, {high[0]}], got {actions.tolist()}")
+        return actions.astype(np.float32)
+
+    def delta(self, actions: np.ndarray) -> Tensor:
+        """``[B, k]`` strengths to ``[B, M]``."""
         return torch.as_tensor(actions, dtype=torch.float32, device=self._directions.device) @ self._directions
 
     def record(self, actions: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,13 +121,6 @@ class FeatureStrengths:
         return (actions != 0).any(axis=1)
 
 
-def refuse_outside(actions: np.ndarray, count: int) -> None:
-    """Raise a SteeringError that names the first action outside ``[0, count)``."""
-    outside = actions[(actions < 0) | (actions >= count)]
-    if len(outside):
-        raise SteeringError(f"action must be in [0, {count}), got {outside[0]}")
-
-
 def chosen_features(features: Sequence[int] | None, width: int) -> np.ndarray:
     """The SAE indices behind the actions: all ``F``, or the given few.
 
@@ -112,7 +129,10 @@ def chosen_features(features: Sequence[int] | None, width: int) -> np.ndarray:
     """
     if features is None:
         return np.arange(width)
-    chosen = np.array(features, dtype=np.int64)
+    chosen = np.array(features)
+    if chosen.ndim != 1 or chosen.dtype.kind not in ("f" if chosen.size == 0 else "iu"):
+        raise SteeringError(f"features must be a list of integers, got {features!r}")
+    chosen = chosen.astype(np.int64)
     if len(chosen) == 0 or len(set(chosen.tolist())) < len(chosen):
         raise SteeringError(f"features must be a non-empty list without repeats, got {list(features)}")
     outside = chosen[(chosen < 0) | (chosen >= width)]

@@ -54,6 +54,11 @@ def mask_maker(lm: Any) -> MaskMaker:
     attention = config._attn_implementation
     if attention not in ("sdpa", "eager"):
         raise SteeringError(f"attention must be 'sdpa' or 'eager', got {attention!r}: pass attn_implementation='sdpa'")
+    for trait in ("attention_types", "alibi"):
+        if getattr(config, trait, None):
+            raise SteeringError(
+                f"{type(lm).__name__} places its tokens by {trait}, which lanes of different lengths would break"
+            )
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
     unknown = kinds - {"full_attention", "sliding_attention"}

@@ -50,7 +50,7 @@ class _LaneLayer(CacheLayerMixin):
         return self.cache.plan.extent - self.cache.plan.first, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.plan.extent - 1
+        return self.cache.plan.extent - 1 - self.cache.plan.slots.shape[1]
 
     def get_max_length(self) -> int:
         return -1
@@ -76,8 +76,8 @@ class Plan:
         self.level = level
 
     def sees_all(self, window: int | None = None) -> bool:
-        """Whether no mask is needed: every token sees every slot."""
-        return self.level and (window is None or self.extent - 1 <= window)
+        """Whether no mask is needed: every token sees every slot, by Transformers' own (strict) reckoning too."""
+        return self.level and (window is None or self.extent - 1 < window)
 
     def mask(self, window: int | None = None) -> Tensor:
         """Boolean attention mask ``[b, 1, Q, slots]``: the lane's own past, at most ``window`` tokens of it."""
@@ -127,6 +127,12 @@ class LaneCache(Cache):
     def clear(self, lane: int) -> None:
         """Forget one lane; the others are not touched."""
         self.lengths[lane] = 0
+
+    def scrub(self) -> None:
+        """Put zeros in place of values that are not finite: even unseen ones would spread, as zero times NaN."""
+        for layer in self._blocks:
+            for buffer in (layer.key_buffer, layer.value_buffer):
+                buffer.nan_to_num_(0.0, 0.0, 0.0)
 
     def keep(self, lane: int, prompt: tuple[int, ...]) -> None:
         """Keep what the lane holds of ``prompt`` (all of it) for later :meth:`recall`."""

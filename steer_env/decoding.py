@@ -18,7 +18,8 @@ def next_tokens(logits: Tensor, temperature: float, chances: np.ndarray) -> list
     """
     if temperature == 0:
         return logits.argmax(dim=-1).tolist()
-    weights = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+    below_best = logits.double() - logits.max(dim=-1, keepdim=True).values  # else a small temperature overflows
+    weights = torch.softmax(below_best / temperature, dim=-1).cumsum(dim=-1)
     # Scaled by the last sum, which rounding may leave a little off one.
     marks = torch.as_tensor(chances, device=logits.device)[:, None] * weights[:, -1:]
     return torch.searchsorted(weights, marks, right=True).squeeze(1).tolist()
@@ -32,27 +33,29 @@ class Words:
     """
 
     def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-        self.ends = _end_tokens(tokenizer)
+        self.tokenizer = tokenizer
         self.prompt = lru_cache(4096)(self._prompt)
         self.encode = lru_cache(4096)(self._encode)
         self.decode = lru_cache(65536)(self._decode)
 
     def _prompt(self, text: str) -> tuple[int, ...]:
         """Tokens of a prompt, with the tokenizer's own beginning; at least one token."""
-        tokens = self._tokenizer(text)["input_ids"]
-        if not tokens and self._tokenizer.bos_token_id is None:
+        tokens = self.tokenizer(text)["input_ids"]
+        if not tokens and self.tokenizer.bos_token_id is None:
             raise ValueError("the prompt is empty and the tokenizer has no beginning-of-sequence token")
-        return tuple(tokens or [self._tokenizer.bos_token_id])
+        return tuple(tokens or [self.tokenizer.bos_token_id])
 
     def _encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a continuation, without special ones."""
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _decode(self, *tokens: int) -> str:
         """Text of the tokens, special ones left out."""
-        return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
 
-def _end_tokens(tokenizer: Any) -> frozenset[int]:
-    return frozenset(() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
+def end_tokens(lm: Any, words: Words) -> frozenset[int]:
+    """Tokens that end the model's turn: the tokenizer's, and those at which ``generate`` would stop."""
+    stops = lm.generation_config.eos_token_id if lm.generation_config is not None else None
+    listed = stops if isinstance(stops, list) else [stops]
+    return frozenset(token for token in (*listed, words.tokenizer.eos_token_id) if token is not None)

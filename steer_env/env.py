@@ -39,25 +39,24 @@ class SteerEnv(gym.Env[Any, Any]):
             ValueError: An option is unknown or the item is not in the split.
         """
         super().reset(seed=seed)
-        pinned = pinned_items(options, "item")
+        pinned = pinned_items(options, "item", most=1)
         order = self.episode.order
         if seed is not None or self._last is None:
             order.seed([self.np_random])
-        order.pin(pinned, seed or 0)
+        order.pin(pinned, seed)
         self.episode.start(0)
         self._last = self.episode.observe()
         return self._observation(), self._info({})
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Steer one token. ``truncated`` is always False: an episode that runs out of tokens is graded."""
-        items = self.episode.items()
         outcome = self.episode.step(np.asarray(action)[None])
         ended = bool(outcome.ended[0])
         if not ended:
             self._last = self.episode.observe()
         applied = {name: values[0] for name, values in outcome.applied.items()}
-        info = self._info(applied | {name: values[0] for name, values in items.items()})
-        return self._observation(), float(outcome.rewards[0]), ended, False, info | outcome.finals.get(0, {})
+        info = self._info(applied) | outcome.finals.get(0, {})
+        return self._observation(), float(outcome.rewards[0]), ended, False, info
 
     def render(self) -> str | None:
         """The task's picture and the transcript, steered tokens in brackets (``render_mode="ansi"``)."""
@@ -78,14 +77,19 @@ class SteerEnv(gym.Env[Any, Any]):
         return items | applied | {"active_features": active}
 
 
-def pinned_items(options: dict[str, Any] | None, name: str) -> list[int]:
-    """The item or items that ``options`` pins under ``name``; an empty list when none.
+def pinned_items(options: dict[str, Any] | None, name: str, most: int | None = None) -> list[int]:
+    """The item or items that ``options`` pins under ``name``; an empty list when it pins none.
 
     Raises:
-        ValueError: ``options`` holds any other key.
+        ValueError: ``options`` holds any other key, no item, more than ``most``, or something else than integers.
     """
-    given = dict(options or {})
-    pinned = given.pop(name, [])
-    if given:
-        raise ValueError(f"unknown reset options {sorted(given)}; {name!r} is the only one")
-    return [int(item) for item in np.atleast_1d(pinned)]
+    unknown = sorted(set(options or {}) - {name})
+    if unknown:
+        raise ValueError(f"unknown reset options {unknown}; {name!r} is the only one")
+    if not options:
+        return []
+    pinned = np.atleast_1d(options[name])
+    if pinned.dtype.kind not in "iu" or pinned.ndim != 1 or not 1 <= len(pinned) <= (most or len(pinned)):
+        wanted = "an integer" if most == 1 else "a list of integers"
+        raise ValueError(f"{name} must be {wanted}, got {options[name]!r}")
+    return pinned.tolist()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steer_env.actions import Actuator, FeatureChoice
 from steer_env.decoding import Words, next_tokens
+from steer_env.errors import SteeringError
 from steer_env.model import SteeredModel
 from steer_env.observations import Observation
 from steer_env.ordering import Draw, ItemOrder
@@ -26,6 +27,7 @@ class Scene:
     Attributes:
         model: ``B`` lanes of the frozen language model.
         words: Its tokenizer.
+        ends: Tokens that end a turn of the model.
         dictionary: The SAE at its steering site.
         task: Items, replies and scores.
         actuator: What the agent may do.
@@ -37,6 +39,7 @@ class Scene:
 
     model: SteeredModel
     words: Words
+    ends: frozenset[int]
     dictionary: FeatureDictionary
     task: Task
     actuator: Actuator
@@ -93,6 +96,7 @@ class Episode:
             self.lanes, scene.dictionary.width, dtype=torch.bool, device=scene.dictionary.directions.device
         )
         self._unsteered: Tensor | None = None
+        self._encoded: Tensor | None = None
         if scene.mask == "all":
             scene.model.watch = self._see
 
@@ -108,6 +112,7 @@ class Episode:
         """Read what is new in every lane up to the steering site; returns the batched observation."""
         self._unsteered = self.scene.model.peek() if self.scene.compare else None
         self.hidden = self.scene.model.observe()
+        self._encoded = None
         if self.scene.mask in ("current", "generation"):
             active = self.encode() > 0
             self._active = active | self._active if self.scene.mask == "generation" else active
@@ -116,6 +121,9 @@ class Episode:
     def step(self, actions: np.ndarray) -> Step:
         """Steer, let each lane write one token, and let the tasks answer. Ended lanes wait for :meth:`start`."""
         scene = self.scene
+        if not scene.model.paused:
+            raise SteeringError("no episode is under way: call reset first")
+        actions = scene.actuator.read(actions, self.lanes)
         logits = scene.model.advance(scene.actuator.delta(actions))
         chances = self._chances()
         tokens = next_tokens(logits, scene.temperature, chances)
@@ -148,7 +156,9 @@ class Episode:
 
     def encode(self) -> Tensor:
         """SAE activations ``[B, F]`` of the residuals last observed."""
-        return self.scene.dictionary.encode(self.hidden)
+        if self._encoded is None:
+            self._encoded = self.scene.dictionary.encode(self.hidden)
+        return self._encoded
 
     def legal(self) -> np.ndarray:
         """``[B, A]`` bool: actions whose feature is active in the mask's scope; the no-op always is.
@@ -176,10 +186,11 @@ class Episode:
         running.steps += 1
         running.utterance.append(token)
         running.transcript.append((words.decode(token), steered))
-        text = words.decode(*running.utterance)
-        cut = min((text.find(stop) for stop in self.scene.task.stop if stop in text), default=None)
-        full = len(running.utterance) >= self.scene.task.max_new_tokens
-        if cut is None and not full and token not in words.ends:
+        stops = self.scene.task.stop
+        ended = token in self.scene.ends or len(running.utterance) >= self.scene.task.max_new_tokens
+        text = words.decode(*running.utterance) if stops or ended else ""
+        cut = min((text.find(stop) for stop in stops if stop in text), default=None)
+        if cut is None and not ended:
             self.scene.model.write(lane, [token])
             return Turn()
         said = text[:cut]
@@ -236,5 +247,6 @@ class Episode:
 
     def _see(self, lanes: Tensor, residual: Tensor, real: Tensor) -> None:
         """Mark the features of every real token that passes the site as active in its lane."""
-        active = (self.scene.dictionary.encode(residual) > 0) & real[..., None]
-        self._active[lanes] |= active.any(dim=1)
+        for position in range(residual.shape[1]):  # all at once, a long prompt would take gigabytes
+            active = self.scene.dictionary.encode(residual[:, position]) > 0
+            self._active[lanes] |= active & real[:, position, None]

@@ -1,6 +1,7 @@
 """Models, tokenizers and SAEs by name; loaded once a process and shared by every environment that asks."""
 
 import hashlib
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from steer_env.errors import SteeringError
 from steer_env.sae import FeatureDictionary
 from steer_env.sae_sources import load_dictionary
 
+_ONE_AT_A_TIME = threading.Lock()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -21,7 +23,8 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") 
     Raises:
         SteeringError: The dtype is unknown, or the model is gated, missing or unreachable (with the way out).
     """
-    return _language_model(name, dtype, device)
+    with _ONE_AT_A_TIME:  # two threads that ask at once share one model
+        return _language_model(name, dtype, device)
 
 
 @lru_cache(maxsize=8)
@@ -29,7 +32,7 @@ def _language_model(name: str, dtype: str, device: str) -> Any:
     if dtype not in DTYPES:
         raise SteeringError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
     try:
-        lm: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
+        lm: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype], trust_remote_code=False)
     except OSError as error:
         raise _unreachable("model", name, error) from error
     return lm.to(device).eval().requires_grad_(False)
@@ -43,7 +46,7 @@ def load_words(name: str) -> Words:
         SteeringError: It is gated, missing or unreachable.
     """
     try:
-        return Words(AutoTokenizer.from_pretrained(name))
+        return Words(AutoTokenizer.from_pretrained(name, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise _unreachable("tokenizer", name, error) from error
 
@@ -59,7 +62,7 @@ def weights_sha256(lm: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(lm.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -4,9 +4,10 @@ The only file that touches hooks. A forward pass runs inside a greenlet: the hoo
 residual out and sleeps; the steered pass wakes it. Each generated token therefore costs exactly one pass.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -16,7 +17,6 @@ from steer_env.anatomy import find_block, forward_options, mask_maker
 from steer_env.cache import PADDING, LaneCache
 from steer_env.errors import SteeringError
 
-Site = Literal["post", "pre"]
 Watcher = Callable[[Tensor, Tensor, Tensor], None]
 _LONGEST_CHUNK = 8
 
@@ -46,12 +46,13 @@ class SteeredModel:
         lm: Any,
         layer: int,
         lanes: int = 1,
-        site: Site = "post",
+        site: str = "post",
         prompt_tokens: int = 0,
         watch: Watcher | None = None,
     ):
         self.lm = lm
         self.lanes = lanes
+        self.layer = layer
         self.site = site
         self.watch = watch
         self.forward_passes = 0
@@ -63,6 +64,7 @@ class SteeredModel:
         self._pending: list[list[int]] = [[] for _ in range(lanes)]
         self._paused: greenlet | None = None
         self._counts: list[int] = []
+        self._thread = threading.get_ident()
 
     def restart(self, lane: int, tokens: Sequence[int]) -> None:
         """Forget the lane's past and queue the prompt ``tokens`` (at least one)."""
@@ -84,6 +86,11 @@ class SteeredModel:
 
     def rewind(self, lane: int, count: int) -> None:
         """Forget the last ``count`` tokens the lane holds; nothing may be queued."""
+        held = self._cache.lengths[lane]
+        if self._pending[lane] or not 0 <= count <= held:
+            raise SteeringError(
+                f"cannot rewind lane {lane} by {count}: it holds {held} tokens and {len(self._pending[lane])} queued ones"
+            )
         self._cache.lengths[lane] -= count
 
     def length(self, lane: int) -> int:
@@ -104,6 +111,7 @@ class SteeredModel:
         self._counts = [len(tokens) for tokens in self._pending]
         self._require_tokens()
         inputs = self._inputs(range(self.lanes), self._pending)
+        self._thread = threading.get_ident()
         self._paused = greenlet(_pausing_pass)
         self.forward_passes += 1
         with self._switching():
@@ -127,13 +135,23 @@ class SteeredModel:
         """
         if self._paused is None:
             raise SteeringError("advance needs a paused pass: call observe first")
-        _finite(delta, "steering vector")
+        if delta.shape != (self.lanes, self._config.hidden_size):
+            wanted = (self.lanes, self._config.hidden_size)
+            raise SteeringError(f"the steering vectors must be of shape {wanted}, got {tuple(delta.shape)}")
+        _finite(delta.to(self.lm.dtype), "steering vector")
+        self._check_thread()
         with self._switching():
             output = self._paused.switch(delta)
         self._paused = None
+        logits = output.logits[:, -1].float()
+        try:
+            _finite(logits.max(dim=-1, keepdim=True).values, "logits' maximum", "; lower the coefficient")
+        except SteeringError:
+            self._cache.scrub()
+            raise
         self._cache.commit(range(self.lanes), self._counts)
         self._pending = [[] for _ in range(self.lanes)]
-        return output.logits[:, -1].float()
+        return logits
 
     def peek(self) -> Tensor:
         """``[B, V]`` float32 logits the unsteered model gives for the queued tokens. Costs one more forward pass."""
@@ -183,6 +201,15 @@ class SteeredModel:
             plan = self._cache.plan
             self.watch(plan.lanes, hidden.float(), plan.slots > PADDING + 1)
 
+    @property
+    def paused(self) -> bool:
+        """Whether a pass sleeps at the site, so that :meth:`advance` may come."""
+        return self._paused is not None
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise SteeringError("an environment belongs to the thread that reset it: make one for each thread")
+
     def _require_tokens(self) -> None:
         for lane, tokens in enumerate(self._pending):
             if not tokens:
@@ -191,6 +218,7 @@ class SteeredModel:
     def _drop_pass(self) -> None:
         """Abandon a paused pass: its greenlet unwinds here, which removes its hook."""
         if self._paused is not None and not self._paused.dead:
+            self._check_thread()
             self._paused.parent = getcurrent()
             with torch.no_grad():
                 self._paused.throw()
@@ -253,10 +281,10 @@ def _explained_memory() -> Iterator[None]:
         ) from error
 
 
-def _finite(rows: Tensor, what: str) -> Tensor:
+def _finite(rows: Tensor, what: str, advice: str = "") -> Tensor:
     if not bool(torch.isfinite(rows).all()):
         lane = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])
-        raise SteeringError(f"the {what} of lane {lane} is not finite")
+        raise SteeringError(f"the {what} of lane {lane} is not finite{advice}")
     return rows
 
 

@@ -1,6 +1,6 @@
 """Which item a lane plays next, and with which randomness."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,7 +36,7 @@ class ItemOrder:
     def __init__(self, count: int, lanes: int):
         self.count = count
         self._rngs = [np.random.default_rng() for _ in range(lanes)]
-        self._orders: list[list[int]] = [[] for _ in range(lanes)]
+        self._orders: list[Iterator[int]] = [iter(()) for _ in range(lanes)]
         self._pinned: Sequence[int] = ()
         self._pinned_seed = 0
         self._dealt = 0
@@ -44,10 +44,12 @@ class ItemOrder:
     def seed(self, rngs: Sequence[np.random.Generator]) -> None:
         """Give each lane its generator and a fresh shuffle."""
         self._rngs = list(rngs)
-        self._orders = [[] for _ in rngs]
+        self._orders = [iter(()) for _ in rngs]
 
-    def pin(self, items: Sequence[int], seed: int) -> None:
+    def pin(self, items: Sequence[int], seed: int | None) -> None:
         """Deal ``items`` in this order, again from the start when all are dealt; ``()`` goes back to shuffling.
+
+        Without a seed, one is drawn from the first lane's generator.
 
         Raises:
             ValueError: An item is not in the split (it is named).
@@ -55,7 +57,9 @@ class ItemOrder:
         for item in items:
             if not 0 <= item < self.count:
                 raise ValueError(f"item must be in [0, {self.count}), got {item}")
-        self._pinned, self._pinned_seed, self._dealt = tuple(items), seed, 0
+        if items and seed is None:
+            seed = int(self._rngs[0].integers(2**32))
+        self._pinned, self._pinned_seed, self._dealt = tuple(items), seed or 0, 0
 
     def deal(self, lane: int) -> Draw:
         """The lane's next episode."""
@@ -65,7 +69,9 @@ class ItemOrder:
             self._dealt += 1
             return Draw(item, index, (self._pinned_seed, item))
         rng = self._rngs[lane]
-        if not self._orders[lane]:
-            self._orders[lane] = rng.permutation(self.count).tolist()
-        item = self._orders[lane].pop()
+        following = next(self._orders[lane], None)
+        if following is None:
+            self._orders[lane] = iter(rng.permutation(self.count).astype(np.int32))
+            following = next(self._orders[lane])
+        item = int(following)
         return Draw(item, -1, (int(rng.integers(2**32)), item))

@@ -3,13 +3,14 @@
 import dataclasses
 import inspect
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from steer_env.actions import Actuator, FeatureChoice, FeatureStrengths, chosen_features
+from steer_env.decoding import end_tokens
 from steer_env.env import SteerEnv
 from steer_env.episode import Scene
 from steer_env.errors import SteeringError
@@ -17,56 +18,12 @@ from steer_env.loading import load_language_model, load_shared_dictionary, load_
 from steer_env.model import SteeredModel
 from steer_env.observations import make_observation
 from steer_env.presets import Preset, find_preset
+from steer_env.settings import Settings
 from steer_env.survey import SURVEY_LANES, Survey, survey
 from steer_env.tasks import TASKS
 from steer_env.vector_env import SteerVectorEnv
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Arguments of ``gym.make`` beyond the task's own.
-
-    Attributes:
-        task: Row of the task table (set by the id).
-        preset: Row of the preset table; the five that follow override it.
-        model: Hugging Face id or local folder.
-        sae: SAELens folder or ``"release:sae_id"``.
-        layer: Block ``L``; with ``sae=`` alone, the block the SAE was trained on.
-        site: ``"post"`` or ``"pre"``.
-        coefficient: ``c``, in ``coefficient_unit``.
-        coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``.
-        action: ``"choice"`` (one feature a token) or ``"strengths"`` (a vector of strengths).
-        features: SAE indices behind the actions; None is all, or for strengths the ``k`` most frequent.
-        k: Number of features with strengths.
-        bound: Largest strength.
-        observation: ``"normalized"``, ``"residual"``, ``"features"``, ``"board"`` or ``"both"``.
-        mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
-        temperature: 0 is greedy.
-        compare: Report the unsteered token too, at one more forward pass a token.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        prompt_cache: Prompt tokens whose keys and values are kept for reuse.
-    """
-
-    task: str
-    preset: str = "embedded"
-    model: str | None = None
-    sae: str | None = None
-    layer: int | None = None
-    site: str | None = None
-    coefficient: float | None = None
-    coefficient_unit: str | None = None
-    action: str = "choice"
-    features: tuple[int, ...] | None = None
-    k: int = 30
-    bound: float = 1.0
-    observation: str = "normalized"
-    mask: str = "off"
-    temperature: float = 0.0
-    compare: bool = False
-    device: str = "auto"
-    dtype: str = "float32"
-    prompt_cache: int = 16_384
+Options = tuple[tuple[str, Any], ...]
 
 
 def make_env(render_mode: str | None = None, **kwargs: Any) -> SteerEnv:
@@ -80,8 +37,8 @@ def make_env(render_mode: str | None = None, **kwargs: Any) -> SteerEnv:
 
 def make_vector_env(num_envs: int = 1, render_mode: str | None = None, **kwargs: Any) -> SteerVectorEnv:
     """``num_envs`` lanes in one forward pass; otherwise as :func:`make_env`."""
-    if num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    if not isinstance(num_envs, int) or num_envs < 1:
+        raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
     return SteerVectorEnv(make_scene(num_envs, **kwargs), render_mode)
 
 
@@ -89,7 +46,7 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
     """Assemble the parts of ``lanes`` episodes from ``gym.make``'s arguments."""
     own = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: _frozen(value) for name, value in kwargs.items() if name in own})
-    options = tuple(sorted((name, value) for name, value in kwargs.items() if name not in own))
+    options = tuple(sorted((name, _frozen(value)) for name, value in kwargs.items() if name not in own))
     _refuse_unknown(settings.task, dict(options), own)
     return _assemble(settings, options, lanes)
 
@@ -99,7 +56,7 @@ def language_model(scene: Scene) -> Any:
     return scene.model.lm
 
 
-def _assemble(settings: Settings, options: tuple[tuple[str, Any], ...], lanes: int) -> Scene:
+def _assemble(settings: Settings, options: Options, lanes: int) -> Scene:
     row = _located(settings)
     device = resolve_device(settings.device)
     lm = load_language_model(row.model, settings.dtype, device)
@@ -107,13 +64,16 @@ def _assemble(settings: Settings, options: tuple[tuple[str, Any], ...], lanes: i
     dictionary.check_fits(lm.config.get_text_config().hidden_size)
     task = TASKS[settings.task](**dict(options))
     words = load_words(row.model)
+    model = SteeredModel(lm, row.layer, lanes, row.site, settings.prompt_cache)
+    dictionary.warn_if_elsewhere(row.layer, row.site)
     scale = _scale(row, settings, options)
     return Scene(
-        model=SteeredModel(lm, row.layer, lanes, row.site, settings.prompt_cache),  # type: ignore[arg-type]  # checked there
+        model=model,
         words=words,
+        ends=end_tokens(lm, words),
         dictionary=dictionary,
         task=task,
-        actuator=_actuator(settings, options, row.coefficient * scale),
+        actuator=_actuator(settings, options, row.coefficient * scale, dictionary.directions),
         observation=make_observation(settings.observation, dictionary, task),
         mask=settings.mask,
         temperature=settings.temperature,
@@ -122,20 +82,24 @@ def _assemble(settings: Settings, options: tuple[tuple[str, Any], ...], lanes: i
 
 
 def _located(settings: Settings) -> Preset:
-    """The preset's row with the overrides put in."""
+    """The preset's row with the overrides put in; layer and site are the SAE's own where nothing else is said."""
+    device = resolve_device(settings.device)
     if settings.model and settings.sae and settings.preset == Settings.preset:
-        row = Preset(model=settings.model, sae=settings.sae, layer=-1)
+        start = Preset(model=settings.model, sae=settings.sae, layer=-1)
     else:
-        row = find_preset(settings.preset, settings.task)
-    if settings.sae and settings.layer is None:
-        trained = load_shared_dictionary(settings.sae, resolve_device(settings.device))
-        if trained.layer is None:
-            raise SteeringError(f"SAE {settings.sae!r} does not say which block it was trained on: give layer=")
-        row = dataclasses.replace(row, layer=trained.layer, site=trained.site or row.site)
+        start = find_preset(settings.preset, settings.task)
     names = ("model", "sae", "layer", "site", "coefficient", "coefficient_unit")
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
-    moved = any(name in given for name in ("model", "layer", "site"))
-    row = dataclasses.replace(row, **given, residual_norm=None if moved else row.residual_norm)
+    row = dataclasses.replace(start, **given)
+    trained = load_shared_dictionary(row.sae, device)
+    if settings.sae and settings.layer is None:
+        if trained.layer is None:
+            raise SteeringError(f"SAE {settings.sae!r} does not say which block it was trained on: give layer=")
+        row = dataclasses.replace(row, layer=trained.layer)
+    if settings.sae and settings.site is None and trained.site is not None:
+        row = dataclasses.replace(row, site=trained.site)
+    if (row.model, row.layer, row.site) != (start.model, start.layer, start.site):
+        row = dataclasses.replace(row, residual_norm=None)
     if not math.isfinite(row.coefficient):
         raise SteeringError(f"coefficient must be finite, got {row.coefficient}")
     if row.coefficient_unit not in ("norm", "residual"):
@@ -143,7 +107,7 @@ def _located(settings: Settings) -> Preset:
     return row
 
 
-def _scale(row: Preset, settings: Settings, options: tuple[tuple[str, Any], ...]) -> float:
+def _scale(row: Preset, settings: Settings, options: Options) -> float:
     """What one unit of the coefficient is worth in residual units."""
     if row.coefficient_unit == "residual":
         return 1.0
@@ -152,9 +116,7 @@ def _scale(row: Preset, settings: Settings, options: tuple[tuple[str, Any], ...]
     return _survey(_unsteered(settings), _on_train(options)).residual_norm
 
 
-def _actuator(settings: Settings, options: tuple[tuple[str, Any], ...], coefficient: float) -> Actuator:
-    row = _located(settings)
-    directions = load_shared_dictionary(row.sae, resolve_device(settings.device)).directions
+def _actuator(settings: Settings, options: Options, coefficient: float, directions: Tensor) -> Actuator:
     if settings.action == "choice":
         features = chosen_features(settings.features, len(directions))
         return FeatureChoice(directions, features, coefficient)
@@ -180,16 +142,19 @@ def _unsteered(settings: Settings) -> Settings:
         mask="off",
         compare=False,
         temperature=0.0,
+        k=Settings.k,
+        bound=Settings.bound,
+        prompt_cache=Settings.prompt_cache,
     )
 
 
-def _on_train(options: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+def _on_train(options: Options) -> Options:
     """The task's arguments on the train split: actions must mean the same on every split, and see no test item."""
     return tuple((name, value) for name, value in options if name != "split")
 
 
 @lru_cache(maxsize=32)
-def _survey(settings: Settings, options: tuple[tuple[str, Any], ...]) -> Survey:
+def _survey(settings: Settings, options: Options) -> Survey:
     return survey(_assemble(settings, options, SURVEY_LANES))
 
 

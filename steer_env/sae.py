@@ -1,5 +1,6 @@
 """A sparse autoencoder as the environment uses it: activations to read, directions to write."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,6 +38,15 @@ class FeatureDictionary:
         flat = residual.reshape(-1, residual.shape[-1]).to(self.directions)
         with torch.no_grad():
             return self.encoder(flat).reshape(*residual.shape[:-1], self.width)
+
+    def warn_if_elsewhere(self, layer: int, site: str) -> None:
+        """Warn when the SAE's record says another place than ``site`` of block ``layer``."""
+        if self.layer is None or self.site is None:
+            return
+        # The output of a block is the input of the next.
+        if self.layer + (self.site == "post") != layer + (site == "post"):
+            trained, used = f"{self.site} of block {self.layer}", f"{site} of block {layer}"
+            warnings.warn(f"SAE {self.name!r} was trained at {trained}, but steers {used}", stacklevel=2)
 
     def check_fits(self, residual_width: int) -> None:
         """Refuse a model of another width.

@@ -10,6 +10,8 @@ from steer_env.sae import FeatureDictionary
 
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
+_ELSEWHERE = re.compile(r"hook_(z|q|k|v|mlp_in|mlp_out|attn_in|attn_out|result|normalized)\b")
+
 
 def load_dictionary(name: str, device: str = "cpu") -> FeatureDictionary:
     """Load an SAE by name.
@@ -78,8 +80,11 @@ def _dictionary(name: str, sae: Any) -> FeatureDictionary:
             f"SAE {name!r} expects scaled activations and the scale is not folded into its weights; "
             "fold it with SAELens's fold_activation_norm_scaling_factor and save it again"
         )
+    hook_name = str(sae.cfg.metadata.hook_name or "")
+    if _ELSEWHERE.search(hook_name):
+        raise SteeringError(f"SAE {name!r} was trained on {hook_name!r}, which is no residual stream")
     sae.eval().requires_grad_(False)
-    hook = _HOOK.search(str(sae.cfg.metadata.hook_name or ""))
+    hook = _HOOK.search(hook_name)
     return FeatureDictionary(
         name=name,
         directions=sae.W_dec.detach().float(),

@@ -13,7 +13,10 @@ from steer_env.episode import Episode, Scene
 
 
 class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
-    """``B`` lanes side by side, with same-step autoreset. Lane ``i`` seeded ``s + i`` is the single environment's.
+    """``B`` lanes side by side, with same-step autoreset.
+
+    Lane ``i`` of ``reset(seed=s)`` is the single environment of ``reset(seed=s + i)``, as in all of Gymnasium; so runs
+    with neighbouring seeds share most of their lanes' items unless they are given seeds further apart.
 
     ``reset(seed=, options={"items": [...]})`` deals the listed items to lanes as they become free, each once, then
     again from the start; ``infos["index"]`` is the place in that running order. After a step, top-level ``infos``
@@ -57,7 +60,7 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         order = self.episode.order
         if seeds or self._last is None:
             order.seed([np.random.default_rng(lane) for lane in seeds or [None] * self.num_envs])
-        order.pin(pinned, (seeds or [0])[0] or 0)
+        order.pin(pinned, seeds[0] if seeds else None)
         for lane in range(self.num_envs):
             self.episode.start(lane)
         self._last = self.episode.observe()
@@ -65,10 +68,7 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steer one token in every lane; lanes that end start their next episode in the same step."""
-        actions = np.asarray(actions)
-        if len(actions) != self.num_envs:
-            raise ValueError(f"step needs {self.num_envs} actions, got {len(actions)}")
-        outcome = self.episode.step(actions)
+        outcome = self.episode.step(np.asarray(actions))
         previous = self._last
         for lane in outcome.finals:
             self.episode.start(lane)
@@ -124,5 +124,7 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 values[lane] = final[name]
             info |= {name: values, f"_{name}": ended}
         for lane in finals:
-            observations[lane] = {k: v[lane] for k, v in last.items()} if isinstance(last, dict) else last[lane]
+            observations[lane] = (
+                {k: v[lane].copy() for k, v in last.items()} if isinstance(last, dict) else last[lane].copy()
+            )
         return {"final_obs": observations, "_final_obs": ended, "final_info": info, "_final_info": ended}

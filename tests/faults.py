@@ -78,6 +78,20 @@ FAULTS = [
         "test_parity.py::test_the_no_op_policy_equals_generate",
     ),
     Fault(
+        "the window is one token too wide where no mask is needed",
+        "steer_env/cache.py",
+        "self.extent - 1 < window",
+        "self.extent - 2 < window",
+        "test_parity.py::test_lanes_of_one_length_grow_across_the_sliding_window",
+    ),
+    Fault(
+        "logits that are not finite become a token",
+        "steer_env/model.py",
+        'dim=-1, keepdim=True).values, "logits',
+        'dim=-1, keepdim=True).values.nan_to_num(), "logits',
+        "test_engine.py::test_logits_that_are_not_finite_name_their_lane_and_leave_nothing_behind",
+    ),
+    Fault(
         "a grown cache loses its past",
         "steer_env/cache.py",
         "        grown[:, :, :slots] = buffer\n",

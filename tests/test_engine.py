@@ -1,7 +1,9 @@
 """The steering engine: one pass a token, exactly ``c * W_dec[a]`` above the site, nothing else touched."""
 
+import copy
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -24,6 +26,18 @@ def engine_with(lm, prompts, **kwargs) -> SteeredModel:
     for lane, prompt in enumerate(prompts):
         engine.restart(lane, prompt)
     return engine
+
+
+def observed(lm) -> SteeredModel:
+    engine = engine_with(lm, PROMPTS)
+    engine.observe()
+    return engine
+
+
+def in_a_thread(call, *args) -> None:
+    """Call in another thread and raise what it raised."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(call, *args).result()
 
 
 def two_pass_logits(lm, tokens, steered: dict[int, torch.Tensor], site="post") -> torch.Tensor:
@@ -227,6 +241,9 @@ def test_weights_are_hashed_and_untouched(lm):
         (lambda lm: SteeredModel(lm, 1, site="mid"), "site must be 'post' or 'pre', got 'mid'"),
         (lambda lm: SteeredModel(lm, 1).observe(), "lane 0 has no token to read"),
         (lambda lm: SteeredModel(lm, 1).advance(torch.zeros(1, WIDTH)), "call observe first"),
+        (lambda lm: engine_with(lm, PROMPTS).rewind(1, 1), "cannot rewind lane 1 by 1: it holds 0 tokens and 5 queued"),
+        (lambda lm: observed(lm).advance(torch.zeros(1, WIDTH)), r"must be of shape \(3, 32\), got \(1, 32\)"),
+        (lambda lm: in_a_thread(observed(lm).restart, 0, [5]), "belongs to the thread that reset it"),
         (lambda lm: engine_with(lm, [[0] * 65]), "lane 0 would hold 65 tokens, but the model's context is 64"),
     ],
 )
@@ -242,6 +259,31 @@ def test_a_steering_vector_that_is_not_finite_names_its_lane(lm, bad):
     delta[2, 5] = bad
     with pytest.raises(SteeringError, match="steering vector of lane 2 is not finite"):
         engine.advance(delta)
+
+
+def test_logits_that_are_not_finite_name_their_lane_and_leave_nothing_behind(lm):
+    """An overflow above the site must not become token 0 and a grade, nor spread through what the cache keeps."""
+    engine = engine_with(lm, PROMPTS)
+    handle = lm.model.layers[2].register_forward_hook(
+        lambda module, args, output: output.index_fill(0, torch.tensor([1]), float("nan")) if len(output) == 3 else None
+    )
+    hidden = engine.observe()
+    for layer in engine._cache._blocks:
+        layer.key_buffer[1, :, 1] = float("nan")
+    with pytest.raises(SteeringError, match="logits' maximum of lane 1 is not finite; lower the coefficient"):
+        engine.advance(torch.zeros_like(hidden))
+    handle.remove()
+    fresh = engine_with(lm, PROMPTS)
+    for lane, prompt in enumerate(PROMPTS):
+        engine.restart(lane, prompt)
+    assert torch.equal(engine.advance(0 * engine.observe()), fresh.advance(0 * fresh.observe()))
+
+
+def test_a_delta_that_overflows_in_the_models_own_type_is_refused(lm):
+    half = copy.deepcopy(lm).half()
+    engine = engine_with(half, PROMPTS[:1])
+    with pytest.raises(SteeringError, match="steering vector of lane 0 is not finite"):
+        engine.advance(torch.full_like(engine.observe(), 1e6))
 
 
 def test_activations_that_are_not_finite_name_their_lane(lm):

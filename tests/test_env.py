@@ -292,7 +292,15 @@ REFUSALS = [
     ({"opponent": "god"}, "opponent must be one of .*, got 'god'"),
     ({"action": "words"}, "action must be 'choice' or 'strengths', got 'words'"),
     ({"action": "strengths", "k": 0}, r"k must be in \[1, 24\], got 0"),
-    ({"action": "strengths", "k": 2, "bound": 0.0}, "bound must be more than 0, got 0.0"),
+    ({"action": "strengths", "k": 2, "bound": 0.0}, "bound must be more than 0 and finite, got 0.0"),
+    ({"action": "strengths", "k": 2, "bound": float("inf")}, "bound must be more than 0 and finite, got inf"),
+    ({"features": [1.5, 2.0]}, r"features must be a list of integers, got \(1.5, 2.0\)"),
+    ({"features": 5}, "features must be a list or None, got 5"),
+    ({"layer": "1"}, "layer must be an integer or None, got '1'"),
+    ({"layer": True}, "layer must be an integer or None, got True"),
+    ({"coefficient": "big"}, "coefficient must be a number or None, got 'big'"),
+    ({"compare": "False"}, "compare must be True or False, got 'False'"),
+    ({"max_new_tokens": 1.5}, "max_new_tokens must be an integer of at least 1, got 1.5"),
     ({"render_mode": "human"}, "render_mode"),
     ({"sae": "/no/such/folder"}, "no SAE called '/no/such/folder'"),
     ({"sae": "no-such-release:x"}, "SAELens knows no release 'no-such-release'"),
@@ -324,6 +332,75 @@ def test_the_saes_own_record_gives_the_layer(tiny):
     assert env.unwrapped.episode.scene.dictionary.layer == tiny["layer"]
     explicit = gym.make("Steer-TicTacToe-v0", **tiny)
     assert np.array_equal(env.reset(seed=0)[0], explicit.reset(seed=0)[0])
+    scenes = [each.unwrapped.episode.scene for each in (env, explicit)]
+    assert scenes[0].actuator.coefficient == scenes[1].actuator.coefficient
+
+
+def test_an_sae_steers_where_it_was_trained_or_warns(tiny, tmp_path):
+    from conftest import save_sae
+
+    save_sae(tmp_path, hook="blocks.2.hook_resid_pre")
+    given = {**tiny, "sae": str(tmp_path)}
+    site = gym.make("Steer-TicTacToe-v0", **{**given, "layer": 2}).unwrapped.episode.scene.model.site
+    assert site == "pre"
+    same_place = gym.make("Steer-TicTacToe-v0", **{**given, "layer": 1, "site": "post"})
+    assert same_place.unwrapped.episode.scene.model.layer == 1
+    with pytest.warns(UserWarning, match="was trained at pre of block 2, but steers pre of block 1"):
+        gym.make("Steer-TicTacToe-v0", **{**given, "layer": 1})
+
+
+def test_overriding_the_place_of_a_preset_measures_the_norm_anew():
+    """The card's norm belongs to its own block."""
+    with pytest.warns(UserWarning, match="steers post of block 2"):
+        moved = gym.make("Steer-TicTacToe-v0", layer=2).unwrapped.episode.scene.actuator.coefficient
+    own = gym.make("Steer-TicTacToe-v0").unwrapped.episode.scene.actuator.coefficient
+    assert own == pytest.approx(14.855, abs=0.01)
+    assert moved > own * 1.1
+
+
+def test_an_sae_of_something_else_than_the_residual_is_refused(tiny, tmp_path):
+    from conftest import save_sae
+
+    save_sae(tmp_path, hook="blocks.1.hook_mlp_out")
+    with pytest.raises(ValueError, match=r"trained on 'blocks.1.hook_mlp_out', which is no residual stream"):
+        gym.make("Steer-TicTacToe-v0", **{**tiny, "sae": str(tmp_path)})
+
+
+def test_pinned_items_without_a_seed_continue_the_stream(tiny):
+    env = gym.make("Steer-TicTacToe-v0", temperature=2.0, **tiny)
+
+    def games():
+        env.reset(seed=123)
+        tokens = []
+        for _ in range(12):
+            env.reset(options={"item": 5})
+            tokens.append(int(env.step(FEATURES)[4]["token"]))
+        return tokens
+
+    assert games() == games()
+    assert len(set(games())) > 1
+
+
+def test_a_step_without_an_episode_says_to_reset(tiny):
+    env = gym.make("Steer-TicTacToe-v0", **tiny).unwrapped
+    with pytest.raises(ValueError, match="call reset first"):
+        env.step(0)
+    env.reset(seed=0)
+    while not env.step(FEATURES)[2]:
+        pass
+    with pytest.raises(ValueError, match="call reset first"):
+        env.step(0)
+
+
+def test_what_a_lane_ended_with_is_the_users_own_copy(tiny):
+    envs = gym.make_vec("Steer-TicTacToe-v0", num_envs=2, **tiny)
+    observations, _ = envs.reset(seed=0)
+    ended = np.zeros(2, dtype=bool)
+    while not ended.any():
+        before = observations
+        observations, _, ended, _, infos = envs.step(np.full(2, FEATURES))
+    lane = int(np.flatnonzero(ended)[0])
+    assert not np.shares_memory(infos["final_obs"][lane], before)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +408,12 @@ def test_the_saes_own_record_gives_the_layer(tiny):
     [
         (lambda env: env.step(FEATURES + 1), r"action must be in \[0, 25\), got 25"),
         (lambda env: env.step(-1), r"action must be in \[0, 25\), got -1"),
+        (lambda env: env.step(2.0), "actions must be 1 integers, got shape .* of float64"),
+        (lambda env: env.step(True), "actions must be 1 integers, got shape .* of bool"),
+        (lambda env: env.step([3]), "actions must be 1 integers, got shape"),
+        (lambda env: env.reset(options={"item": 3.7}), "item must be an integer, got 3.7"),
+        (lambda env: env.reset(options={"item": [3, 4]}), r"item must be an integer, got \[3, 4\]"),
+        (lambda env: env.reset(options={"item": None}), "item must be an integer, got None"),
         (lambda env: env.reset(options={"item": 100_000}), r"item must be in \[0, 100000\), got 100000"),
         (lambda env: env.reset(options={"question": 1}), r"unknown reset options \['question'\]"),
     ],

@@ -6,9 +6,11 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -16,6 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from steer_env.errors import SteeringError
 from steer_env.model import SteeredModel
 
 VOCABULARY = 61
@@ -96,6 +99,58 @@ def test_the_no_op_policy_equals_generate(lm, lanes, site):
             written[lane].append(token)
             engine.write(lane, [token])
     assert written == [generated(lm, prompt, 12) for prompt in texts]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("length", [1, 4, 6])
+def test_lanes_of_one_length_grow_across_the_sliding_window(lm, lanes, length):
+    """Passes that need no mask of ours, up to and over the window of six tokens: compared by logits, not tokens."""
+    engine = SteeredModel(lm, layer=1, lanes=lanes)
+    draw = torch.Generator().manual_seed(length)
+    texts = torch.randint(0, VOCABULARY, (lanes, length), generator=draw).tolist()
+    for lane, prompt in enumerate(texts):
+        engine.restart(lane, prompt)
+    for _ in range(9):
+        logits = engine.advance(torch.zeros_like(engine.observe()))
+        with torch.no_grad():
+            expected = lm(torch.tensor(texts), use_cache=False).logits[:, -1]
+        assert torch.allclose(logits, expected, atol=2e-4, rtol=1e-4)
+        for lane, token in enumerate(expected.argmax(dim=-1).tolist()):
+            texts[lane].append(token)
+            engine.write(lane, [token])
+
+
+@pytest.mark.parametrize("name", ["gemma2", "mistral", "gpt2"])
+def test_eager_attention_gives_the_same(name):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32, attn_implementation="eager").eval()
+    texts = prompts(3, seed=5)
+    engine = SteeredModel(model, layer=1, lanes=3)
+    for lane, prompt in enumerate(texts):
+        engine.restart(lane, prompt)
+    for _ in range(8):
+        logits = engine.advance(torch.zeros_like(engine.observe()))
+        for lane, text in enumerate(texts):
+            with torch.no_grad():
+                expected = model(torch.tensor([text]), use_cache=False).logits[0, -1]
+            assert torch.allclose(logits[lane], expected, atol=2e-4, rtol=1e-4)
+            text.append(int(expected.argmax()))
+            engine.write(lane, text[-1:])
+
+
+@pytest.mark.parametrize(
+    ("config", "trait"),
+    [
+        (
+            GPTNeoConfig(vocab_size=20, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]),
+            "attention_types",
+        ),
+        (FalconConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, alibi=True), "alibi"),
+    ],
+)
+def test_models_that_place_tokens_by_themselves_are_refused(config, trait):
+    with pytest.raises(SteeringError, match=f"places its tokens by {trait}"):
+        SteeredModel(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), layer=0)
 
 
 def test_a_lane_reset_midway_leaves_the_others_alone(lm):

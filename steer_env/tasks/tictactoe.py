@@ -211,5 +211,5 @@ def _check_numbers(epsilon: float, shaping: float, max_new_tokens: int) -> None:
         raise ValueError(f"epsilon must be in [0, 1], got {epsilon}")
     if not math.isfinite(shaping):
         raise ValueError(f"shaping must be finite, got {shaping}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens}")
