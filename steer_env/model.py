@@ -86,11 +86,9 @@ class SteeredModel:
 
     def rewind(self, lane: int, count: int) -> None:
         """Forget the last ``count`` tokens the lane holds; nothing may be queued."""
-        held = self._cache.lengths[lane]
-        if self._pending[lane] or not 0 <= count <= held:
-            raise SteeringError(
-                f"cannot rewind lane {lane} by {count}: it holds {held} tokens and {len(self._pending[lane])} queued ones"
-            )
+        held, queued = self._cache.lengths[lane], len(self._pending[lane])
+        if queued or not 0 <= count <= held:
+            raise SteeringError(f"cannot rewind lane {lane} by {count}: it holds {held} tokens and {queued} queued ones")
         self._cache.lengths[lane] -= count
 
     def length(self, lane: int) -> int:
