@@ -25,8 +25,8 @@ class SteeredModel:
     """``B`` lanes of one frozen causal language model, steered at the last token of each.
 
     The cycle is ``restart``/``write`` (queue tokens), ``observe`` (run to the site), ``advance`` (steer and finish).
-    Tokens queued behind the first of a chunk and prompts are never steered; keys and values above the site keep
-    the steering of the tokens that had it.
+    Only the last queued token of a lane is steered, so prompts and replies never are; keys and values above the site
+    keep the steering of the tokens that had it.
 
     Args:
         lm: A Hugging Face causal LM with ``sdpa`` or ``eager`` attention; put into eval mode, gradients off.
