@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.masked_policy import HEADS, MaskedPolicy, tied_keys
 from agents.masks import carries_mask
 
-LARGEST_BATCH = 256  # transitions in a minibatch of PPO, where none is asked for
+SMALLEST_BATCH, LARGEST_BATCH = 32, 256  # transitions in a minibatch of PPO, where none is asked for
 
 
 @dataclass(frozen=True)
@@ -109,48 +109,60 @@ def make_algo(
         head: ``"linear"`` or ``"tied"`` (PPO and A2C with discrete actions).
         directions: ``[F, M]`` decoder directions for the tied head; reduced to its keys here, so
             that saved files stay small. ``overrides["policy_kwargs"]["key_dim"]`` is their width.
-        net_arch: hidden layers, as SB3 takes them; None is the row's.
+        net_arch: hidden layers, as SB3 takes them, ``[]`` for none; None is the row's.
         overrides: settings of the SB3 class, in place of the row's defaults; a ``learning_rate`` of two
             numbers goes linearly from the first to the second.
 
     Raises:
-        ValueError: unknown name, setting or head; actions, mask or head it cannot take (the message
+        ValueError: unknown name, setting or head; actions, mask, head or roll-out it cannot take (the message
             says what would work).
     """
-    row = _fitting_row(name, vec_env)
-    unknown = set(overrides) - set(inspect.signature(row.cls).parameters)
-    if unknown:
-        raise ValueError(f"{name} has no setting {', '.join(map(repr, sorted(unknown)))}")
+    row = _fitting_row(name, vec_env, overrides)
     policy = _policy(name, row, vec_env, head)
     policy_kwargs = dict(overrides.pop("policy_kwargs", None) or {})
-    net_arch = net_arch or policy_kwargs.get("net_arch") or row.net_arch
-    if net_arch is not None:
-        policy_kwargs["net_arch"] = net_arch if isinstance(net_arch, dict) else list(net_arch)
+    policy_kwargs |= _layers(net_arch, policy_kwargs.get("net_arch"), row.net_arch)
     if head == "tied":
         if directions is None:
             raise ValueError("head 'tied' needs directions=, the [F, M] decoder directions")
         keys = tied_keys(directions, policy_kwargs.get("key_dim", 64))
         policy_kwargs |= {"head": head, "directions": keys, "key_dim": keys.shape[1]}
-    space = vec_env.action_space
-    settings = {**row.defaults, **(row.for_box if isinstance(space, spaces.Box) else {}), **overrides}
-    if isinstance(settings.get("learning_rate"), (list, tuple)):
-        first, last = settings["learning_rate"]
-        settings["learning_rate"] = LinearSchedule(first, last, end_fraction=1.0)
-    if row.cls is PPO and "batch_size" not in settings:
-        settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
-    if isinstance(space, spaces.Box):
-        _fit_noise(row.cls, space, settings, policy_kwargs)
+    settings = _settings(row, vec_env, overrides)
+    if isinstance(vec_env.action_space, spaces.Box):
+        _fit_noise(row.cls, vec_env.action_space, settings, policy_kwargs)
     return row.cls(policy, vec_env, seed=seed, policy_kwargs=policy_kwargs, **settings)
 
 
-def _fitting_row(name: str, vec_env: VecEnv) -> Algorithm:
+def _fitting_row(name: str, vec_env: VecEnv, overrides: Mapping[str, Any]) -> Algorithm:
     if name not in ALGOS:
         raise ValueError(f"unknown algorithm {name!r}; known algorithms: {', '.join(ALGOS)}")
     kind = "box" if isinstance(vec_env.action_space, spaces.Box) else "discrete"
     fitting = [key for key, row in ALGOS.items() if kind in row.actions]
     if name not in fitting:
         raise ValueError(f"{name!r} is not for {kind} actions ({vec_env.action_space}); use {_either(fitting)}")
+    unknown = set(overrides) - set(inspect.signature(ALGOS[name].cls).parameters)
+    if unknown:
+        raise ValueError(f"{name} has no setting {', '.join(map(repr, sorted(unknown)))}")
     return ALGOS[name]
+
+
+def _layers(*asked: Sequence[int] | dict[str, list[int]] | None) -> dict[str, Any]:
+    """``net_arch`` from the first that asks for one; no hidden layer is a wish too."""
+    for layers in asked:
+        if layers is not None:
+            return {"net_arch": layers if isinstance(layers, dict) else list(layers)}
+    return {}
+
+
+def _settings(row: Algorithm, vec_env: VecEnv, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The row's settings for this environment, ``overrides`` in place of its defaults."""
+    box = isinstance(vec_env.action_space, spaces.Box)
+    settings = {**row.defaults, **(row.for_box if box else {}), **overrides}
+    if isinstance(settings.get("learning_rate"), (list, tuple)):
+        first, last = settings["learning_rate"]
+        settings["learning_rate"] = LinearSchedule(first, last, end_fraction=1.0)
+    if row.cls is PPO and "batch_size" not in settings:
+        settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
+    return settings
 
 
 def _policy(name: str, row: Algorithm, vec_env: VecEnv, head: str) -> str | type[MaskedPolicy]:
@@ -189,8 +201,18 @@ def _fit_noise(
 
 
 def _batch_size(rollout: int) -> int:
-    """The largest minibatch that divides the roll-out, so that none is cut short."""
-    return max(size for size in range(1, LARGEST_BATCH + 1) if rollout % size == 0)
+    """The largest minibatch that divides the roll-out, so that none is cut short.
+
+    Raises:
+        ValueError: only a tiny one does, with which an update would take very long and be noise.
+    """
+    largest = max(size for size in range(1, LARGEST_BATCH + 1) if rollout % size == 0)
+    if largest < min(rollout, SMALLEST_BATCH):
+        raise ValueError(
+            f"no minibatch of {SMALLEST_BATCH} to {LARGEST_BATCH} divides the roll-out of {rollout} transitions: "
+            "choose num_envs and n_steps so that one divides their product, or give batch_size"
+        )
+    return largest
 
 
 def _either(names: list[str]) -> str:

@@ -51,12 +51,16 @@ class UpdateLog(BaseCallback):
     ``steps_per_second``; and SB3's logger scalars (``train/loss``, ...).
     """
 
-    def __init__(self, write: Callable[[Row], None], window: int = 200, every: int = 1) -> None:
-        """Args: the sink; episodes to average; least steps between rows (for SAC, DQN, TD3)."""
+    def __init__(
+        self, write: Callable[[Row], None], window: int = 200, every: int = 1, earlier: Iterable[Row] = ()
+    ) -> None:
+        """Args: the sink; episodes to average; least steps between rows (for SAC, DQN, TD3); rows of EpisodeLog
+        written before (when a run is resumed)."""
         super().__init__()
         self.write = write
         self.every = every
-        self.recent: deque[Row] = deque(maxlen=window)
+        names = ("score", "return", "steps")
+        self.recent: deque[Row] = deque(({name: row.get(name) for name in names} for row in earlier), maxlen=window)
         self._features: list[npt.NDArray[np.int64]] = []
         self._last_step, self._last_time = 0, 0.0
 
@@ -64,7 +68,11 @@ class UpdateLog(BaseCallback):
         self._last_step, self._last_time = self.model.num_timesteps, time.perf_counter()
 
     def _on_step(self) -> bool:
-        self.recent.extend(info for info in self.locals["infos"] if "episode" in info)
+        self.recent.extend(
+            {"score": info.get("score"), "return": info["episode"]["r"], "steps": info["episode"]["l"]}
+            for info in self.locals["infos"]
+            if "episode" in info
+        )
         step_info = getattr(self.training_env.unwrapped, "step_info", {})
         if "feature" in step_info:
             self._features.append(np.array(step_info["feature"]))
@@ -86,9 +94,9 @@ class UpdateLog(BaseCallback):
         self.write(
             {
                 "num_timesteps": step,
-                "score": _mean(info["score"] for info in self.recent if "score" in info),
-                "return": _mean(info["episode"]["r"] for info in self.recent),
-                "episode_length": _mean(info["episode"]["l"] for info in self.recent),
+                "score": _mean(row["score"] for row in self.recent),
+                "return": _mean(row["return"] for row in self.recent),
+                "episode_length": _mean(row["steps"] for row in self.recent),
                 "distinct_features": None if features is None else len(np.unique(features[features >= 0])),
                 "noop_share": None if features is None else float(np.mean(features < 0)),
                 "steps_per_second": (step - self._last_step) / max(now - self._last_time, 1e-9),
@@ -99,6 +107,6 @@ class UpdateLog(BaseCallback):
         self._last_step, self._last_time = step, now
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    listed = list(values)
+def _mean(values: Iterable[float | None]) -> float | None:
+    listed = [value for value in values if value is not None]
     return float(np.mean(listed)) if listed else None

@@ -161,7 +161,7 @@ def search_best_fixed(
 
     Args:
         envs: On the train split; the search must not see what is reported.
-        seed: Of the items and of sampled decoding.
+        seed: Of the items (in a stream of its own: an evaluation with this seed plays others) and of sampled decoding.
         games: Items a candidate in each round; where the split has fewer, all of them.
         kept: Candidates that go on after each round but the last.
 
@@ -171,7 +171,7 @@ def search_best_fixed(
     if len(kept) != len(games) - 1:
         raise ValueError(f"kept must be one shorter than games, got {len(kept)} and {len(games)}")
     count = len(envs.unwrapped.episode.scene.task)  # type: ignore[attr-defined]  # a SteerVectorEnv
-    items = np.random.default_rng(seed).permutation(count)
+    items = np.random.default_rng([seed, 1]).permutation(count)
     candidates = np.arange(len(pushes(envs)))
     table: list[dict[str, Any]] = []
     for number, n in enumerate(games):

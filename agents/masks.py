@@ -5,6 +5,7 @@ A mask is never a network input: it travels beside the observation as packed bit
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
@@ -241,16 +242,23 @@ def make_mask(name: str, n_actions: int, seed: int = 0, **settings: Any) -> Acti
     """The mask of that name, or None for ``"off"``; ``settings`` go to its constructor.
 
     Raises:
-        ValueError: no such mask, or ``"off"`` with settings.
+        ValueError: no such mask, or it has no such setting.
     """
+    check_mask_settings(name, settings)
+    make = MASKS[name].make
+    return None if make is None else make(n_actions, seed, **settings)
+
+
+def check_mask_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise a ValueError where there is no such mask, or it has no such setting."""
     if name not in MASKS:
         raise ValueError(f"unknown mask {name!r}; known masks: {', '.join(MASKS)}")
     make = MASKS[name].make
-    if make is not None:
-        return make(n_actions, seed, **settings)
-    if settings:
-        raise ValueError(f"mask 'off' takes no settings, got {', '.join(settings)}")
-    return None
+    known = [] if make is None else list(inspect.signature(make).parameters)[2:]  # n_actions and seed are not settings
+    unknown = [setting for setting in settings if setting not in known]
+    if unknown:
+        taken = f"only {', '.join(known)}" if known else "no settings"
+        raise ValueError(f"mask {name!r} takes {taken}, got {', '.join(unknown)}")
 
 
 def masked_space(observation: spaces.Space[Any], n_actions: int) -> spaces.Dict:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +35,7 @@ def save_state(folder: Path, model: BaseAlgorithm, mask: ActionMask | None) -> N
         model.save_replay_buffer(folder / "replay_buffer.pkl")
     if mask is not None:
         save_mask(mask, folder)
-    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    (folder / "random.pkl").write_bytes(pickle.dumps(states))
+    (folder / "random.pkl").write_bytes(pickle.dumps(random_states(model)))
 
 
 def restore(
@@ -48,11 +47,30 @@ def restore(
         model.load_replay_buffer(folder / "replay_buffer.pkl")
     if mask is not None:
         load_mask(mask, folder)
-    states = pickle.loads((folder / "random.pkl").read_bytes())
+    set_random_states(model, pickle.loads((folder / "random.pkl").read_bytes()))
+    return model
+
+
+def random_states(model: BaseAlgorithm) -> dict[str, Any]:
+    """State of every generator that training draws from, the lanes' own aside."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Draws the first actions of off-policy algorithms.
+        "action_space": model.action_space.np_random.bit_generator.state,
+    }
+
+
+def set_random_states(model: BaseAlgorithm, states: Mapping[str, Any]) -> None:
+    """Put back :func:`random_states`; of the states of CUDA devices, those of the devices that are here."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
-    return model
+    for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state, device)
+    model.action_space.np_random.bit_generator.state = states["action_space"]
 
 
 def lane_seed(seed: int, num_timesteps: int) -> int:
@@ -92,7 +110,7 @@ class Progress(BaseCallback):
 
     Args:
         total: Time steps of the whole run.
-        recent: The latest episodes' infos.
+        recent: The latest episodes, with their ``score``.
     """
 
     def __init__(self, total: int, recent: deque[dict[str, Any]]):
@@ -108,7 +126,7 @@ class Progress(BaseCallback):
     def _on_step(self) -> bool:
         if time.perf_counter() - self._shown > 0.5 and self.recent:
             self._shown = time.perf_counter()
-            scores = [info["score"] for info in self.recent if "score" in info]
+            scores = [row["score"] for row in self.recent if row["score"] is not None]
             self._bar.set_postfix(score=f"{np.mean(scores or [np.nan]):.3f}", refresh=False)
         # The last roll-out may go past the total.
         self._bar.update(min(self.num_timesteps, self.total) - self._bar.n)

@@ -4,7 +4,7 @@ Every arm plays the same items once with the same sampling seeds, at the same co
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 import tyro
 from gymnasium.vector import VectorEnv
-from rich.console import Console
-from rich.table import Table
 
 from agents.controls import CONTROLS, FixedSearch, Setting, controls_for, search_best_fixed
 from agents.evaluation import Played, Policy, play, trained_policy
 from experiments.assembly import load_trained, make_envs, model_sha256, provenance, scene
+from experiments.evaluation_table import print_result
 from experiments.interventions import used_features, write_interventions
 from experiments.run_folder import RunFolder, read_json, write_json
 from experiments.statistics import holm, mcnemar, score_interval
+from experiments.steering import require_same_steering
 from experiments.tracking import Tracker
 from steer_env.labels import promoted_tokens
 
@@ -38,8 +38,8 @@ class EvaluateConfig:
     """Items, each played once by every arm."""
     split: str = "test"
     """Split of the items; the best fixed feature always comes from train."""
-    temperature: float = 0.0
-    """0 is greedy decoding."""
+    temperature: float | None = None
+    """0 is greedy decoding; by default the temperature of the training."""
     seed: int = 0
     """Of the choice of items, sampled decoding and the random arms."""
     num_envs: int = 64
@@ -55,36 +55,53 @@ class EvaluateConfig:
 def main(cfg: EvaluateConfig) -> dict[str, Any]:
     """Evaluate, write ``evaluation.json`` and ``interventions.parquet``, and return the former's content.
 
-    With another temperature or split both names carry them: ``evaluation-<temperature>-<split>.json``.
+    With another temperature than the training's or another split both names carry them:
+    ``evaluation-<temperature>-<split>.json``.
 
     Raises:
         FileExistsError: That file holds an evaluation with other settings.
-        RuntimeError: The language model is not the one of the training, or changed.
+        RuntimeError: The language model or what actions mean is not as in training, or the weights changed.
     """
     torch.set_num_threads(cfg.threads)
     run = RunFolder.open(cfg.run)
-    path = _result_path(cfg)
+    own = float(run.config["env_kwargs"].get("temperature", 0.0))
+    cfg = replace(cfg, temperature=own if cfg.temperature is None else cfg.temperature)
+    path = _result_path(cfg, own)
     _refuse_other(path, cfg)
-    decoding = {"temperature": cfg.temperature}
-    envs = make_envs(run.config, cfg.split, cfg.num_envs, compare=cfg.compare, **decoding)
+    envs = make_envs(run.config, cfg.split, cfg.num_envs, compare=cfg.compare, temperature=cfg.temperature)
+    require_same_steering(run.config, envs, cfg.run)
     before = model_sha256(envs)
-    if before != run.config["weights_sha256"]:
-        raise RuntimeError(f"the language model is not the one {cfg.run} was trained with (weights_sha256 differs)")
-    model, mask = load_trained(run, envs)
-    search = search_best_fixed(make_envs(run.config, "train", cfg.num_envs, **decoding), cfg.seed, cfg.search_games)
-    setting = Setting(seed=cfg.seed, mask=mask, best=search.best)
-    policies = {name: CONTROLS[name](setting) for name in controls_for(envs)}
-    arms, walls = play_arms(envs, policies | {"trained": trained_policy(model, mask)}, cfg)
+    arms, result = evaluate(cfg, run, envs)
     after = model_sha256(envs)
     if after != before:
         raise RuntimeError(f"the language model's weights changed: sha256 {before} before, {after} after")
-    result = _result(cfg, run, arms, walls, search) | {"weights_sha256_before": before, "weights_sha256_after": after}
+    result |= {"weights_sha256_before": before, "weights_sha256_after": after}
     tokens = path.with_name(path.name.replace("evaluation", "interventions")).with_suffix(".parquet")
     write_interventions(tokens, cfg.run.name, arms, label_features(envs, used_features(arms)))
     write_json(path, result)
     _mirror(run, path.stem, result)
     print_result(result, path)
     return result
+
+
+def evaluate(cfg: EvaluateConfig, run: RunFolder, envs: Envs) -> tuple[dict[str, Played], dict[str, Any]]:
+    """Search for the best fixed feature and play every arm on ``envs``, and the trained one on train too.
+
+    Returns:
+        The arms, and what is to be reported of them.
+    """
+    model, mask = load_trained(run, envs)
+    train_envs = make_envs(run.config, "train", cfg.num_envs, temperature=cfg.temperature)
+    search = search_best_fixed(train_envs, cfg.seed, cfg.search_games)
+    setting = Setting(seed=cfg.seed, mask=mask, best=search.best)
+    policies = {name: CONTROLS[name](setting) for name in controls_for(envs)}
+    policies["trained"] = trained_policy(model, mask)
+    arms, walls = play_arms(envs, policies, cfg)
+    on_train = play(train_envs, policies["trained"], _items(train_envs, cfg), cfg.seed, tokens=False)
+    result = _result(cfg, run, arms, walls, search)
+    result["coefficient"] = float(scene(envs).actuator.coefficient)
+    result["arms"]["trained"] |= beside_train(arms["trained"], on_train)
+    return arms, result
 
 
 def play_arms(
@@ -94,13 +111,29 @@ def play_arms(
     count = len(scene(envs).task)
     if not 1 <= cfg.episodes <= count:
         raise ValueError(f"--episodes must be in [1, {count}], the items of split {cfg.split!r}; got {cfg.episodes}")
-    items = np.random.default_rng(cfg.seed).permutation(count)[: cfg.episodes].tolist()
+    items = _items(envs, cfg)
     arms, walls = {}, {}
     for name, policy in policies.items():
         start = time.perf_counter()
         arms[name] = play(envs, policy, items, cfg.seed)
         walls[name] = time.perf_counter() - start
     return arms, walls
+
+
+def beside_train(arm: Played, on_train: Played) -> dict[str, Any]:
+    """How an arm's episodes stand beside those of the same policy on the train split.
+
+    Returns:
+        ``train_score`` and ``train_n``; ``seen_in_train``, the share of the arm's episodes that went word for word
+        (or move for move, where the task tells ``moves``) as one of those on train.
+    """
+    course = "moves" if "moves" in arm.episodes[0] else "transcript"
+    known = {episode[course] for episode in on_train.episodes}
+    return {
+        "train_score": float(on_train.scores.mean()),
+        "train_n": len(on_train.episodes),
+        "seen_in_train": float(np.mean([episode[course] in known for episode in arm.episodes])),
+    }
 
 
 def label_features(envs: Any, features: list[int]) -> dict[int, str]:
@@ -125,6 +158,7 @@ def summarise(arm: Played, unsteered: Played) -> dict[str, Any]:
         "ci95": score_interval(arm.scores.tolist()),
         **compare_arms(unsteered, arm),
         "distinct_features": len(np.unique(feature[feature >= 0])),
+        "distinct_completions": len({episode["completion"] for episode in arm.episodes}),
         "tokens": len(feature),
     }
 
@@ -140,26 +174,6 @@ def paired_tests(arms: dict[str, Played]) -> dict[str, dict[str, Any]]:
     }
 
 
-def print_result(result: dict[str, Any], path: Path) -> None:
-    """The table of arms on the terminal."""
-    what = f"{result['run']}, {result['episodes']} items of {result['split']}, temperature {result['temperature']:g}"
-    table = Table(title=what, caption=str(path), box=None, padding=(0, 2, 0, 0))
-    for column in ("arm", "score", "95 %", "corrected", "broken", "p (Holm)", "features"):
-        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
-    for name, arm in result["arms"].items():
-        test = result["tests"].get(f"trained_vs_{name}")
-        table.add_row(
-            name,
-            f"{arm['score']:.3f}",
-            "{:.3f}-{:.3f}".format(*arm["ci95"]),
-            str(arm["corrected"]),
-            str(arm["broken"]),
-            f"{test['p_holm']:.1e}" if test else "",
-            str(arm["distinct_features"]),
-        )
-    Console().print(table)
-
-
 def _result(
     cfg: EvaluateConfig, run: RunFolder, arms: dict[str, Played], walls: dict[str, float], search: FixedSearch
 ) -> dict[str, Any]:
@@ -167,8 +181,7 @@ def _result(
     finalists = [row for row in search.table if row["round"] == max(row["round"] for row in search.table)]
     return {
         "run": cfg.run.name,
-        "env": run.config["env"],
-        "benchmark": run.config["benchmark"],
+        **{name: run.config[name] for name in ("env", "env_kwargs", "algo", "mask", "benchmark")},
         "seeds": {"train": run.config["seed"], "evaluation": cfg.seed, "search": cfg.seed},
         **_settings(cfg),
         "arms": rows,
@@ -184,8 +197,14 @@ def _settings(cfg: EvaluateConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _result_path(cfg: EvaluateConfig) -> Path:
-    default = cfg.temperature == 0 and cfg.split == "test"
+def _items(envs: Envs, cfg: EvaluateConfig) -> list[int]:
+    """The first ``episodes`` of a seeded permutation of the split's items."""
+    items: list[int] = np.random.default_rng(cfg.seed).permutation(len(scene(envs).task))[: cfg.episodes].tolist()
+    return items
+
+
+def _result_path(cfg: EvaluateConfig, own: float) -> Path:
+    default = cfg.temperature == own and cfg.split == "test"
     return cfg.run / ("evaluation.json" if default else f"evaluation-{cfg.temperature:g}-{cfg.split}.json")
 
 

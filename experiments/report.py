@@ -15,6 +15,7 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.evaluation_table import train_and_test
 from experiments.run_folder import RunFolder, read_json
 
 SHOWN_EPISODES = 10
@@ -76,6 +77,7 @@ def _page(run: RunFolder, result: dict[str, Any], tokens: pd.DataFrame, figure: 
 <h1>{name}</h1>
 <p>{escape(result["env"])}, {escape(run.config["algo"])}, seed {run.config["seed"]};
 {result["episodes"]} items of split {escape(result["split"])} in every arm ({of}).
+{escape(train_and_test(result))}.
 Language model unchanged: <small>sha256 {escape(result["weights_sha256_after"])}</small></p>
 {_arms(result)}
 <h2>Learning</h2><img alt="learning curve" src="data:image/png;base64,{picture}">

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from experiments.run_folder import read_json
 from experiments.statistics import bootstrap_mean
+from experiments.steering import same_coefficient
 
-_MUST_AGREE = ("env", "split", "temperature", "episodes")
+_MUST_AGREE = ("env", "env_kwargs", "algo", "mask", "split", "temperature", "episodes", "seed")
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,10 @@ def main(cfg: SummaryConfig) -> dict[str, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: A run is not evaluated.
-        ValueError: The evaluations are not of the same environment, items and decoding.
+        ValueError: The evaluations are not of the same environment, agent, items, decoding and coefficient.
     """
     results = [_read(run / cfg.file) for run in cfg.runs]
-    for name in _MUST_AGREE:
-        values = list(dict.fromkeys(result[name] for result in results))
-        if len(values) > 1:
-            raise ValueError(f"the runs cannot be summarised together: {name} is {' and '.join(map(str, values))}")
+    _require_alike(results)
     arms = {name: _row(results, name, cfg.seed) for name in results[0]["arms"]}
     _print(arms, len(results))
     return arms
@@ -51,7 +49,22 @@ def main(cfg: SummaryConfig) -> dict[str, dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: python -m experiments.evaluate --run {path.parent}")
-    return read_json(path)
+    result = read_json(path)
+    missing = [name for name in (*_MUST_AGREE, "coefficient") if name not in result]
+    if missing:
+        raise ValueError(f"{path} does not say its {missing[0]}: python -m experiments.evaluate --run {path.parent}")
+    return result
+
+
+def _require_alike(results: Sequence[dict[str, Any]]) -> None:
+    first = results[0]
+    for other in results[1:]:
+        differing = [name for name in _MUST_AGREE if other[name] != first[name]]
+        if not same_coefficient(first["coefficient"], other["coefficient"]):
+            differing.append("coefficient")
+        if differing:
+            name = differing[0]
+            raise ValueError(f"the runs cannot be summarised together: {name} is {first[name]} and {other[name]}")
 
 
 def _row(results: Sequence[dict[str, Any]], arm: str, seed: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Everything goes into ``runs/<name>/``; ``--resume`` continues a run that was stopped or killed.
 """
 
-import dataclasses
 import re
 import secrets
 import sys
@@ -11,10 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -28,7 +26,6 @@ from experiments.assembly import (
     make_envs,
     make_run_mask,
     model_sha256,
-    parse_settings,
     provenance,
     save_mask,
 )
@@ -42,47 +39,9 @@ from experiments.checkpoints import (
     stop_requests,
 )
 from experiments.run_folder import LOGS, RunFolder, refuse_existing
+from experiments.steering import require_same_steering, steering_record
 from experiments.tracking import Tracker
-
-KeyValues = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Train an agent in a Steer environment."""
-
-    name: str
-    """Name of the run folder."""
-    env: str = "Steer-TicTacToe-v0"
-    """Environment id."""
-    algo: str = "ppo"
-    """Algorithm: ppo, a2c, dqn, sac or td3."""
-    total_timesteps: int = 100_000
-    """Tokens (actions) over all lanes."""
-    num_envs: int = 64
-    """Lanes in one forward pass."""
-    seed: int = 0
-    """Of networks, exploration, masks and the order of items."""
-    mask: str = "off"
-    """Legal actions: off, current, generation, all or adaptive."""
-    head: str = "linear"
-    """Policy head: linear or tied."""
-    env_kwargs: KeyValues = ()
-    """key=value for gym.make_vec, JSON where it can be."""
-    algo_kwargs: KeyValues = ()
-    """key=value for the algorithm, such as learning_rate=3e-4 or net_arch=[128,128]."""
-    mask_kwargs: KeyValues = ()
-    """key=value for the mask, such as width=32."""
-    checkpoint_every: int = 20_000
-    """Tokens between checkpoints."""
-    wandb: Literal["online", "offline", "disabled"] = "offline"
-    """Mirror of the run; online needs a key and is offline without."""
-    resume: bool = False
-    """Continue the run of this name from its newest checkpoint."""
-    runs_dir: Path = Path("runs")
-    """Where run folders are."""
-    threads: int = 1
-    """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
+from experiments.train_config import TrainConfig, check_config, from_flags, require_same_settings, settings_of
 
 
 def main(cfg: TrainConfig) -> Path:
@@ -92,40 +51,20 @@ def main(cfg: TrainConfig) -> Path:
         FileExistsError: The run folder exists and ``resume`` is off.
         ValueError: A setting is wrong, or not the one the resumed run was started with.
         KeyboardInterrupt: The run was asked to stop; a checkpoint holds where it was.
-        RuntimeError: The language model's weights changed.
+        RuntimeError: The language model or what actions mean is not as when the resumed run was started, or the
+            weights changed.
     """
+    check_config(cfg)
     torch.set_num_threads(cfg.threads)
     path = cfg.runs_dir / cfg.name
     resumed = RunFolder.open(path) if cfg.resume else None
     if resumed is None:
         refuse_existing(path)
-    settings = settings_of(cfg) if resumed is None else same_settings(cfg, resumed.config)
-    training = Training.begin(settings, resumed, path)
+    else:
+        require_same_settings(cfg, resumed.config)
+    training = Training.begin(settings_of(cfg), resumed, path)
     training.run_to_end()
     return path
-
-
-def settings_of(cfg: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain values, key=value pairs parsed."""
-    settings = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
-    for name in ("resume", "runs_dir"):
-        del settings[name]
-    for name in ("env_kwargs", "algo_kwargs", "mask_kwargs"):
-        settings[name] = parse_settings(settings[name])
-    return settings
-
-
-def same_settings(cfg: TrainConfig, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run to be resumed; those given anew must be the same, those left out need not be repeated.
-
-    Raises:
-        ValueError: One differs (it is named).
-    """
-    defaults = settings_of(TrainConfig(name=cfg.name))
-    for name, value in settings_of(cfg).items():
-        if value != defaults[name] and value != saved[name]:
-            raise ValueError(f"{name} was {saved[name]!r} when run {cfg.name!r} was started, got {value!r}")
-    return dict(saved)
 
 
 @dataclass
@@ -145,9 +84,8 @@ class Training:
         envs = make_envs(settings, "train", settings["num_envs"])
         mask = make_run_mask(settings, envs)
         vec_env = SB3VecEnv(envs, mask)
-        digest = model_sha256(envs)
-        if resumed and digest != resumed.config["weights_sha256"]:
-            raise ValueError(f"the language model is not the one {path} was started with (weights_sha256 differs)")
+        if resumed:
+            require_same_steering(resumed.config, envs, path)
         checkpoint = resumed.rewind() if resumed else None
         if checkpoint:
             algorithm = ALGOS[settings["algo"]].cls
@@ -156,7 +94,7 @@ class Training:
         else:
             model = _fresh_model(settings, envs, vec_env)
         vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
-        run = resumed or RunFolder.create(path, _record(settings, digest))
+        run = resumed or RunFolder.create(path, _record(settings, envs))
         return cls(run, run.config, envs, model, mask, checkpoint.counters["episodes"] if checkpoint else 0)
 
     def run_to_end(self) -> None:
@@ -194,7 +132,8 @@ class Training:
         self, log: EpisodeLog, write: Callable[[dict[str, Any]], None], save: Callable[[], None], stop: BaseCallback
     ) -> list[BaseCallback]:
         # Off-policy algorithms update at every step, which would be a row a step.
-        update = UpdateLog(write, every=max(self.config["num_envs"], self.config["total_timesteps"] // 500))
+        every = max(self.config["num_envs"], self.config["total_timesteps"] // 500)
+        update = UpdateLog(write, every=every, earlier=self.run.rows("episodes"))
         progress = Progress(self.config["total_timesteps"], update.recent)
         # Rows are written before the checkpoint that counts them; the one that ends training comes last.
         return [log, update, Checkpointer(save, self.config["checkpoint_every"]), progress, stop]
@@ -219,12 +158,13 @@ def _fresh_model(settings: Mapping[str, Any], envs: Any, vec_env: SB3VecEnv) -> 
     return make_algo(settings["algo"], vec_env, settings["seed"], settings["head"], directions, **overrides)
 
 
-def _record(settings: Mapping[str, Any], digest: str) -> dict[str, Any]:
+def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:
     """What ``config.json`` holds."""
     return {
         **settings,
         "seeds": {"train": settings["seed"], "lanes": lane_seed(settings["seed"], 0)},
-        "weights_sha256": digest,
+        "weights_sha256": model_sha256(envs),
+        "steering": steering_record(envs),
         "benchmark": is_benchmark(settings),
         "wandb_id": f"{re.sub(r'[^A-Za-z0-9]+', '-', settings['name'])}-{secrets.token_hex(4)}",
         **provenance(),
@@ -233,6 +173,6 @@ def _record(settings: Mapping[str, Any], digest: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     try:
-        print(main(tyro.cli(TrainConfig)))
+        print(main(from_flags()))
     except KeyboardInterrupt as stopped:
         sys.exit(f"\n{stopped}")

@@ -88,7 +88,9 @@ class SteeredModel:
         """Forget the last ``count`` tokens the lane holds; nothing may be queued."""
         held, queued = self._cache.lengths[lane], len(self._pending[lane])
         if queued or not 0 <= count <= held:
-            raise SteeringError(f"cannot rewind lane {lane} by {count}: it holds {held} tokens and {queued} queued ones")
+            raise SteeringError(
+                f"cannot rewind lane {lane} by {count}: it holds {held} tokens and {queued} queued ones"
+            )
         self._cache.lengths[lane] -= count
 
     def length(self, lane: int) -> int:

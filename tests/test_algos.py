@@ -99,6 +99,23 @@ def test_defaults_give_way_to_overrides() -> None:
     assert model.policy.action_net.in_features == 6, "no hidden layer: straight from the observation"
 
 
+@pytest.mark.parametrize("given", [{"net_arch": []}, {"policy_kwargs": {"net_arch": []}}])
+def test_no_hidden_layer_means_none(given: dict[str, Any]) -> None:
+    policy = make_algo("ppo", masked_env(), 0, device="cpu", **given).policy
+    assert policy.action_net.in_features == policy.value_net.in_features == 6, "straight from the observation"
+
+
+def test_a_roll_out_without_even_minibatches_is_refused() -> None:
+    """257 is prime: its transitions could only be learned from one by one."""
+    with pytest.raises(ValueError, match="no minibatch of 32 to 256 divides the roll-out of 257"):
+        make_algo("ppo", masked_env(1), 0, device="cpu", n_steps=257)
+    assert make_algo("ppo", masked_env(1), 0, device="cpu", n_steps=257, batch_size=257).batch_size == 257
+
+
+def test_a_small_roll_out_is_one_minibatch() -> None:
+    assert make_algo("ppo", masked_env(1), 0, device="cpu", n_steps=7).batch_size == 7
+
+
 @pytest.mark.parametrize(
     ("name", "make", "kwargs", "message"),
     [
@@ -184,6 +201,19 @@ def test_update_log_has_each_update_once_and_adds_up() -> None:
     assert 0.0 <= last["noop_share"] <= 1.0
     assert last["steps_per_second"] > 0
     json.dumps(updates)
+
+
+def test_update_log_goes_on_with_the_episodes_logged_before() -> None:
+    """Oracle: one log over both halves, against two logs of which the second is given the first half's episodes."""
+    rows: dict[str, list[dict[str, Any]]] = {"whole": [], "first": [], "second": [], "episodes": []}
+    model = make_algo("ppo", masked_env(3), 0, device="cpu", n_steps=8)
+    whole = UpdateLog(rows["whole"].append, window=20)
+    model.learn(24, callback=[whole, UpdateLog(rows["first"].append, window=20), EpisodeLog(rows["episodes"].append)])
+    later = UpdateLog(rows["second"].append, window=20, earlier=json.loads(json.dumps(rows["episodes"])))
+    model.learn(24, callback=[whole, later], reset_num_timesteps=False)
+    assert len(rows["episodes"]) == 12, "fewer than the window: the second half alone would give another mean"
+    for name in ("score", "return", "episode_length"):
+        assert rows["second"][-1][name] == pytest.approx(rows["whole"][-1][name])
 
 
 def test_update_log_counts_features_and_noops_of_its_own_rollout(monkeypatch: pytest.MonkeyPatch) -> None:

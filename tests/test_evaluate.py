@@ -2,19 +2,25 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sae_lens import SAE
 from stable_baselines3 import PPO
 
-from experiments import summary
+from agents import controls
+from agents.evaluation import Played, play, trained_policy
+from experiments import evaluate, summary
 from experiments.assembly import load_trained, make_envs
-from experiments.evaluate import EvaluateConfig, main
+from experiments.evaluate import EvaluateConfig, beside_train, main
+from experiments.evaluation_table import print_result
 from experiments.run_folder import RunFolder, write_json
 from experiments.statistics import mcnemar, wilson
+from experiments.steering import require_same_steering
 from experiments.train import TrainConfig
 from experiments.train import main as train
 
@@ -52,6 +58,79 @@ def evaluated(trained, tmp_path_factory):
     return run
 
 
+def steered_coefficient(tokens):
+    (coefficient,) = set(tokens.loc[tokens["feature"] >= 0, "coefficient"])
+    return coefficient
+
+
+def test_train_and_test_stand_side_by_side(evaluated, capsys):
+    """Oracle: the single environment plays the same train items with the same agent."""
+    result = json.loads((evaluated / "evaluation.json").read_text())
+    arm = result["arms"]["trained"]
+    run = RunFolder.open(evaluated)
+    envs = make_envs(run.config, "train", 1)
+    model, mask = load_trained(run, envs)
+    mask.frozen = True
+    scores, courses = [], set()
+    for item in np.random.default_rng(0).permutation(100_000)[:60].tolist():
+        obs, _ = envs.reset(seed=0, options={"items": [item]})
+        ended = False
+        while not ended:
+            seen = {"obs": obs, "mask": np.packbits(mask.legal(envs.unwrapped.action_masks()), axis=1)}
+            obs, _, (ended,), _, infos = envs.step(model.predict(seen, deterministic=True)[0])
+        scores.append(infos["final_info"]["score"][0])
+        courses.add(infos["final_info"]["moves"][0])
+    assert (arm["train_score"], arm["train_n"]) == (pytest.approx(np.mean(scores)), 60)
+    tokens = pd.read_parquet(evaluated / "interventions.parquet", filters=[("arm", "==", "trained")])
+    played = play(make_envs(run.config, "test", 1), trained_policy(model, mask), tokens["item"].unique().tolist(), 0)
+    assert arm["seen_in_train"] == pytest.approx(np.mean([each["moves"] in courses for each in played.episodes]))
+    print_result(result, evaluated)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{arm['train_score']:.3f} on 60 items of train, {arm['score']:.3f} on 60 of test" in said
+
+
+def test_what_was_seen_in_train_goes_by_moves_or_else_by_transcripts():
+    def played(*episodes):
+        return Played([{"score": 1.0, **episode} for episode in episodes], {})
+
+    on_train = played({"transcript": "a"}, {"transcript": "b"}, {"transcript": "a"})
+    arm = played({"transcript": "a"}, {"transcript": "c"}, {"transcript": "a"}, {"transcript": "d"})
+    assert beside_train(arm, on_train) == {"train_score": 1.0, "train_n": 3, "seen_in_train": 0.5}
+    moves = played({"transcript": "[5] 1", "moves": "51"}), played({"transcript": "5 [1]", "moves": "51"})
+    assert beside_train(*moves)["seen_in_train"] == 1.0
+
+
+def test_the_search_and_the_evaluation_on_train_play_other_items(config, monkeypatch):
+    searched, evaluated = [], []
+
+    def spy(seen):
+        def watched(envs, policy, items, *args, **kwargs):
+            seen.append(list(items))
+            return play(envs, policy, items, *args, **kwargs)
+
+        return watched
+
+    monkeypatch.setattr(controls, "play", spy(searched))
+    monkeypatch.setattr(evaluate, "play", spy(evaluated))
+    main(replace(config, split="train", compare=False))
+    assert len({tuple(items) for items in evaluated}) == 1, "every arm plays the same"
+    assert not set(searched[-1]) & set(evaluated[0])
+    result = json.loads((config.run / "evaluation-0-train.json").read_text())
+    assert result["arms"]["trained"]["train_score"] == result["arms"]["trained"]["score"]
+    assert result["arms"]["trained"]["seen_in_train"] == 1.0
+
+
+def test_a_run_trained_with_sampled_decoding_is_evaluated_with_it(config):
+    saved = RunFolder.open(config.run).config
+    write_json(config.run / "config.json", {**saved, "env_kwargs": {**saved["env_kwargs"], "temperature": 1}})
+    assert main(replace(config, compare=False))["temperature"] == 1.0
+    own = json.loads((config.run / "evaluation.json").read_text())
+    greedy = main(replace(config, temperature=0.0, compare=False))
+    assert json.loads((config.run / "evaluation.json").read_text()) == own
+    assert json.loads((config.run / "evaluation-0-test.json").read_text())["temperature"] == 0.0
+    assert greedy["arms"]["unsteered"]["distinct_completions"] <= own["arms"]["unsteered"]["distinct_completions"]
+
+
 def test_the_numbers_follow_from_the_token_log(evaluated):
     result = json.loads((evaluated / "evaluation.json").read_text())
     tokens = pd.read_parquet(evaluated / "interventions.parquet")
@@ -71,6 +150,8 @@ def test_the_numbers_follow_from_the_token_log(evaluated):
         assert arm["broken"] == int(((scores[name] == 0) & (scores["unsteered"] == 1)).sum())
         assert arm["distinct_features"] == own.loc[own["feature"] >= 0, "feature"].nunique()
         assert arm["tokens"] == len(own)
+        # One token is one turn, and a completion its turns a line.
+        assert arm["distinct_completions"] == own.groupby("episode")["token_text"].agg("\n".join).nunique()
         assert arm["wall_s"] > 0
         assert not own.duplicated(["episode", "step"]).any()
     for name in ARMS[:-1]:
@@ -84,6 +165,12 @@ def test_the_numbers_follow_from_the_token_log(evaluated):
     assert result["weights_sha256_before"] == result["weights_sha256_after"]
     assert result["seeds"] == {"train": 0, "evaluation": 0, "search": 0}
     assert (result["benchmark"], result["split"], result["temperature"]) == (False, "test", 0.0)
+    saved = json.loads((evaluated / "config.json").read_text())
+    assert {name: result[name] for name in ("env_kwargs", "mask", "algo")} == {
+        name: saved[name] for name in ("env_kwargs", "mask", "algo")
+    }
+    assert result["coefficient"] == saved["steering"]["coefficient"]
+    assert result["coefficient"] == pytest.approx(steered_coefficient(tokens))
     assert result["best_fixed"]["feature"] in set(tokens[tokens["arm"] == "best_fixed"]["feature"])
 
 
@@ -173,6 +260,60 @@ def test_another_language_model_is_refused(config):
         main(config)
 
 
+def saes(folder, tiny):
+    """An SAE with other directions, and one with the same directions that reads them with twice the gain."""
+    sae = SAE.load_from_disk(tiny["sae"], device="cpu")
+    with torch.no_grad():
+        sae.W_enc.mul_(2)
+        sae.save_model(folder / "encoder")
+        sae.W_enc.div_(2)
+        sae.W_dec.neg_()
+        sae.save_model(folder / "directions")
+
+
+@pytest.mark.filterwarnings("ignore:SAE .* was trained at")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coefficient": 2.1}, r"coefficient was \S+, is \S+"),
+        ({"layer": 0}, "layer was 1, is 0"),
+        ({"site": "pre"}, "site was post, is pre"),
+        ({"features": list(range(23, -1, -1))}, "features_sha256 was"),
+        ({"sae": "directions"}, "sae_sha256 was"),
+        ({"sae": "encoder"}, "encoder_means was"),
+    ],
+)
+def test_actions_that_mean_something_else_than_in_training_are_refused(config, tiny, tmp_path, change, message):
+    saved = RunFolder.open(config.run).config
+    kwargs = {**saved["env_kwargs"], **change}
+    if "sae" in change:
+        saes(tmp_path, tiny)
+        kwargs["sae"] = str(tmp_path / change["sae"])
+    if {"layer", "site"} & set(change):  # the residual norm is another there: keep the coefficient
+        kwargs |= {"coefficient": saved["steering"]["coefficient"], "coefficient_unit": "residual"}
+    write_json(config.run / "config.json", {**saved, "env_kwargs": kwargs})
+    with pytest.raises(RuntimeError, match=f"not mean what they meant in training: {message}"):
+        main(config)
+    assert not (config.run / "evaluation.json").exists()
+
+
+def test_the_coefficient_may_differ_by_the_noise_of_a_device(config):
+    run = RunFolder.open(config.run)
+    envs = make_envs(run.config, "test", 2)
+    steering = run.config["steering"]
+    for factor, fits in ((1 + 5e-5, True), (1 + 5e-4, False)):
+        other = {**run.config, "steering": {**steering, "coefficient": steering["coefficient"] * factor}}
+        with nullcontext() if fits else pytest.raises(RuntimeError, match="coefficient was"):
+            require_same_steering(other, envs, "a")
+
+
+def test_a_run_without_a_record_of_its_actions_is_said_to_be_unchecked(config):
+    run = RunFolder.open(config.run)
+    old = {name: value for name, value in run.config.items() if name != "steering"}
+    with pytest.warns(UserWarning, match="no record of what its actions mean"):
+        require_same_steering(old, make_envs(run.config, "test", 2), "a")
+
+
 @pytest.mark.parametrize("episodes", [0, 10_001])
 def test_more_items_than_there_are_is_refused(config, episodes):
     with pytest.raises(ValueError, match=rf"\[1, 10000\].*got {episodes}"):
@@ -198,8 +339,23 @@ def test_the_summary_over_runs(evaluated, tmp_path):
     assert arms["trained"]["mean"] == pytest.approx(0.75 * score)
     assert (arms["trained"]["min"], arms["trained"]["max"]) == (score / 2, score)
     assert arms["unsteered"]["worst_p_holm"] == max(0.9, first["tests"]["trained_vs_unsteered"]["p_holm"])
-    write_json(tmp_path / "b" / "evaluation.json", {**second, "temperature": 1.0})
-    with pytest.raises(ValueError, match=r"temperature is 0\.0 and 1\.0"):
-        summary.main(summary.SummaryConfig(runs=(tmp_path / "a", tmp_path / "b")))
+    runs = tmp_path / "a", tmp_path / "b"
+    for change, message in (
+        ({"temperature": 1.0}, r"temperature is 0\.0 and 1\.0"),
+        ({"seed": 1}, "seed is 0 and 1"),
+        ({"env_kwargs": {"side": "X"}}, r"env_kwargs is .* and \{'side': 'X'\}"),
+        ({"mask": "off"}, "mask is adaptive and off"),
+        ({"algo": "a2c"}, "algo is ppo and a2c"),
+        ({"coefficient": first["coefficient"] * 1.001}, "coefficient is"),
+    ):
+        write_json(tmp_path / "b" / "evaluation.json", {**second, **change})
+        with pytest.raises(ValueError, match=f"cannot be summarised together: {message}"):
+            summary.main(summary.SummaryConfig(runs=runs))
+    write_json(tmp_path / "b" / "evaluation.json", {**second, "coefficient": first["coefficient"] * 1.00001})
+    summary.main(summary.SummaryConfig(runs=runs))
+    del second["coefficient"]
+    write_json(tmp_path / "b" / "evaluation.json", second)
+    with pytest.raises(ValueError, match="does not say its coefficient"):
+        summary.main(summary.SummaryConfig(runs=runs))
     with pytest.raises(FileNotFoundError, match=r"experiments\.evaluate --run"):
         summary.main(summary.SummaryConfig(runs=(tmp_path / "c",)))

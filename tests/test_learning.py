@@ -13,6 +13,7 @@ from agents.masks import make_mask
 from agents.vec_env import SB3VecEnv
 from steer_env.loading import weights_sha256
 from steer_env.registry import language_model
+from steer_env.tasks.tictactoe_rules import optimal_moves
 
 GAMES = list(range(300))
 
@@ -33,30 +34,40 @@ def test_the_unsteered_model_is_weak_and_plays_legal_moves():
 
 
 def test_some_feature_is_right_in_nearly_every_position():
-    """The ceiling of one-feature steering: try all features at each move and take one that leads to an optimal move."""
-    from steer_env.tasks.tictactoe_rules import optimal_moves
+    """The ceiling of one-feature steering, 1.0: a lane for each feature, and on with one that moved optimally."""
+    width = int(embedded().single_action_space.n)
+    envs = gym.make_vec("Steer-TicTacToe-v0", num_envs=width, split="validation")
+    held = [holds_with_one_feature_a_move(envs, item) for item in range(12)]
+    assert sum(held) >= 11
 
-    envs = embedded(illegal="loss")
-    width = int(envs.single_action_space.n)
-    single = gym.make("Steer-TicTacToe-v0", split="validation").unwrapped
-    right = []
-    for item in range(20):
-        for action in range(0, width, 1):
-            single.reset(options={"item": item})
-            board = single.episode.conversations[0].board
-            _, _, _, _, info = single.step(action)
-            if info["token_text"].strip() and int(info["token_text"]) - 1 in optimal_moves(board):
-                right.append(item)
-                break
-    assert len(set(right)) >= 19
+
+def holds_with_one_feature_a_move(envs, item) -> bool:
+    """Whether in every position of the game, up to its end, some action leads to a minimax-optimal move."""
+    found: list[int] = []
+    while True:
+        envs.reset(seed=0, options={"items": [item]})
+        for action in found:
+            envs.step(np.full(envs.num_envs, action))
+        board = envs.unwrapped.episode.conversations[0].board
+        _, _, ended, _, infos = envs.step(np.arange(envs.num_envs))
+        cells = [int(text) - 1 if text.strip().isdigit() else -1 for text in infos["token_text"]]
+        right = np.flatnonzero(np.isin(cells, optimal_moves(board)))
+        if len(right) == 0:
+            return False
+        found.append(int(right[0]))
+        if ended[right[0]]:
+            return bool(infos["final_info"]["score"][right[0]] == 1.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mask", "head", "least"), [("off", "linear", 0.55), ("off", "tied", 0.30), ("adaptive", "linear", 0.20)]
+    ("mask", "head", "least"), [("off", "linear", 0.70), ("off", "tied", 0.70), ("adaptive", "linear", 0.60)]
 )
 def test_ppo_learns_to_hold_the_perfect_player(mask, head, least):
-    """60,000 tokens. Chance (a random feature) is 0.07, the best fixed feature 0.23, the ceiling 1.0."""
+    """60,000 tokens. Chance (a random feature) is 0.07, the best fixed feature 0.25, the ceiling 1.0.
+
+    Two seeds each gave 0.92 and 0.86 (linear), 0.88 and 0.91 (tied), 0.81 and 0.78 (adaptive mask).
+    """
     scope = {"off": "off", "adaptive": "generation"}[mask]
     envs = embedded("train", mask=scope)
     chosen = make_mask(mask, int(envs.single_action_space.n), seed=0)

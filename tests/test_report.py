@@ -44,7 +44,15 @@ def run(tmp_path):
     log.write({"num_timesteps": 192, "score": None})
     log.close()
     arm = {"score": 0.5, "ci95": [0.4, 0.6], "corrected": 3, "broken": 1, "distinct_features": 2}
-    arms = dict.fromkeys(("unsteered", "best_fixed", "trained"), arm)
+    arms = dict.fromkeys(("unsteered", "best_fixed"), arm)
+    arms["trained"] = {
+        **arm,
+        "n": 12,
+        "distinct_completions": 5,
+        "train_score": 0.75,
+        "train_n": 11,
+        "seen_in_train": 0.25,
+    }
     tests = {f"trained_vs_{name}": {"p_holm": 1e-7} for name in ("unsteered", "best_fixed")}
     shared = {"env": "Steer-TicTacToe-v0", "episodes": 12, "split": "test", "benchmark": False}
     write_json(run.path / "evaluation.json", {**shared, "weights_sha256_after": "abc", "arms": arms, "tests": tests})
@@ -60,6 +68,7 @@ def test_the_report_is_one_page_with_table_curve_and_steered_tokens(run):
     assert "data:image/png;base64,iVBOR" in text
     assert "1e-07" in text
     assert "0.400 to 0.600" in text
+    assert "0.750 on 11 items of train, 0.500 on 12 of test (5 distinct completions); 25% of the latter" in text
     assert text.count("<h3") == 10
     assert "Item 100: score 1, unsteered 0" in text
     assert "feature 7 at 1.50" in text

@@ -1,15 +1,20 @@
 """wandb for real, offline: what was logged is read back from the files it wrote."""
 
 import json
+import os
+import signal
 import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from wandb.proto import wandb_internal_pb2 as pb
 
+from experiments import train
 from experiments.tracking import Tracker, usable_mode
+from experiments.train_config import TrainConfig
 
 
 def records(path):
@@ -68,11 +73,7 @@ def test_an_offline_run_holds_metrics_config_and_a_table(tmp_path, monkeypatch):
     assert config["algo"] == "ppo"
     assert config["env_kwargs"] == {"side": "O"}
     assert (run.run_id, run.display_name, run.project) == ("first-1", "first", "steer")
-    rows = [
-        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
-        for record in found
-        if record.HasField("history")
-    ]
+    rows = logged(log)
     scores = [(row["_step"], row["score"]) for row in rows if "score" in row]
     assert scores == [(64, 0.25), (128, 0.75)]
     assert "return" not in rows[0]
@@ -80,6 +81,49 @@ def test_an_offline_run_holds_metrics_config_and_a_table(tmp_path, monkeypatch):
     content = json.loads(table.read_text())
     assert content["columns"] == ["arm", "score", "ci95"]
     assert content["data"] == [["trained", 0.75, None], ["unsteered", None, "[0, 1]"]]
+
+
+def logged(path):
+    """Steps and values of every history row of a ``.wandb`` file."""
+    return [
+        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        for record in finished_records(path)
+        if record.HasField("history")
+    ]
+
+
+def test_training_that_is_stopped_and_resumed_is_mirrored_row_by_row(tiny, tmp_path, monkeypatch):
+    config = TrainConfig(
+        name="a",
+        total_timesteps=256,
+        num_envs=4,
+        env_kwargs=tuple(f"{name}={json.dumps(value)}" for name, value in tiny.items()),
+        algo_kwargs=("n_steps=16", "n_epochs=1", "net_arch=[8]"),
+        wandb="offline",
+        runs_dir=tmp_path,
+    )
+    write, seen = train.EpisodeLog._on_step, []
+
+    def interrupt(log):
+        seen.append(log.num_timesteps)
+        if len(seen) == 34:
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(log)
+
+    monkeypatch.setattr(train.EpisodeLog, "_on_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(config)
+    path = train.main(replace(config, resume=True))
+    files = sorted(path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    assert len({file.name for file in files}) == 1, "both are the same run"
+    mirrored = [row for file in files for row in logged(file) if "score" in row]
+    metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["_step"] for row in mirrored] == [row["num_timesteps"] for row in metrics]
+    assert metrics[-1]["num_timesteps"] >= 256
+    for mirror, row in zip(mirrored, metrics, strict=True):
+        assert mirror["score"] == pytest.approx(row["score"])
+    assert any(name.startswith("last_episodes") for row in logged(files[-1]) for name in row)
 
 
 def test_disabled_writes_nothing(tmp_path):

@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.save_util import load_from_zip_file
+from toys import CueVectorEnv
 
 import experiments.train as train
-from agents.algos import ALGOS
+from agents.algos import ALGOS, make_algo
+from agents.vec_env import SB3VecEnv
 from experiments.assembly import load_trained, make_envs, parse_settings
-from experiments.checkpoints import lane_seed
-from experiments.run_folder import RunFolder
-from experiments.train import TrainConfig, main, same_settings, settings_of
+from experiments.checkpoints import lane_seed, random_states, restore, save_state, set_random_states
+from experiments.run_folder import RunFolder, write_json
+from experiments.train import TrainConfig, main, settings_of
+from experiments.train_config import from_flags, require_same_settings
 
 # Kills itself in the middle of writing the row of an episode, between two checkpoints.
 SUICIDAL = """
@@ -55,9 +58,8 @@ def config(tiny, tmp_path):
 def flags(cfg):
     listed = []
     for name, value in vars(cfg).items():
-        if name != "resume":
-            for each in value if isinstance(value, tuple) else [value]:
-                listed += [f"--{name.replace('_', '-')}", str(each)]
+        if name != "resume" and value != ():
+            listed += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
     return listed
 
 
@@ -72,6 +74,14 @@ def assert_every_row_once(path, total, every):
     steps = [row["num_timesteps"] for row in episodes]
     assert steps == sorted(steps)
     assert total - 64 < steps[-1] <= total
+
+
+def assert_results_are_means_of_the_last_episodes(path, window):
+    episodes = rows(path, "episodes")
+    for row in rows(path, "metrics"):
+        last = [each for each in episodes if each["num_timesteps"] <= row["num_timesteps"]][-window:]
+        for name, logged in (("score", "score"), ("return", "return"), ("episode_length", "steps")):
+            assert row[name] == pytest.approx(np.mean([each[logged] for each in last])), (name, row["num_timesteps"])
 
 
 def test_a_killed_run_is_finished_by_resume_with_every_row_once(config, tmp_path):
@@ -90,6 +100,7 @@ def test_a_killed_run_is_finished_by_resume_with_every_row_once(config, tmp_path
 
     assert main(replace(config, resume=True)) == path
     assert_every_row_once(path, 960, 64)
+    assert_results_are_means_of_the_last_episodes(path, 200)
     assert (path / "policy.zip").is_file()
     items = [row["item"] for row in rows(path, "episodes")]
     at = counted["counters"]["episodes"]
@@ -179,7 +190,7 @@ def test_a_checkpoint_puts_back_parameters_and_random_states(config, monkeypatch
     np.random.seed(9)
     torch.manual_seed(9)
     run = RunFolder.open(path)
-    training = train.Training.begin(same_settings(config, {**run.config, "total_timesteps": 960}), run, path)
+    training = train.Training.begin(settings_of(config), run, path)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
     saved = load_from_zip_file(newest / "model.zip", device="cpu")[1]["policy"]
     loaded = training.model.policy.state_dict()
@@ -220,7 +231,19 @@ def test_a_changed_language_model_stops_the_run(config, monkeypatch):
         ({"env_kwargs": ("alone",)}, "'alone'"),
         ({"env_kwargs": ("side=O", "side=X")}, "'side' is given twice"),
         ({"algo_kwargs": ("no_such=1",)}, "'no_such'"),
-        ({"num_envs": 0}, "num_envs"),
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"total_timesteps": 0}, "total_timesteps must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
+        ({"threads": -1}, "threads must be at least 1, got -1"),
+        ({"name": ""}, "plain folder name, got ''"),
+        ({"name": ".."}, r"plain folder name, got '\.\.'"),
+        ({"name": "../a"}, r"plain folder name, got '\.\./a'"),
+        ({"name": "/a"}, "plain folder name, got '/a'"),
+        ({"mask_kwargs": ("width=3",)}, "mask 'off' takes no settings, got width"),
+        ({"mask": "current", "mask_kwargs": ("width=3",)}, "mask 'current' takes no settings, got width"),
+        ({"mask": "adaptive", "mask_kwargs": ("wdth=3",)}, "mask 'adaptive' takes only width, beta, .*, got wdth"),
+        ({"mask": "adaptive", "mask_kwargs": ("seed=3",)}, "mask 'adaptive' takes .*, got seed"),
+        ({"algo_kwargs": ("n_steps=257",), "num_envs": 1}, "no minibatch of 32 to 256"),
     ],
 )
 def test_a_wrong_setting_is_named_and_leaves_no_folder(config, change, message):
@@ -228,15 +251,85 @@ def test_a_wrong_setting_is_named_and_leaves_no_folder(config, change, message):
         change = {"env_kwargs": config.env_kwargs + change["env_kwargs"]}
     with pytest.raises(ValueError, match=message):
         main(replace(config, **change))
-    assert not (config.runs_dir / "a").exists()
+    assert not config.runs_dir.exists()
 
 
-def test_resuming_with_another_setting_is_refused_and_with_none_is_not(config):
-    saved = settings_of(config)
-    assert same_settings(TrainConfig(name="a", resume=True), saved) == saved
-    assert same_settings(replace(config, resume=True), saved) == saved
-    with pytest.raises(ValueError, match="total_timesteps was 960"):
-        same_settings(replace(config, total_timesteps=961), saved)
+@pytest.mark.parametrize("change", [{"threads": 0}, {"total_timesteps": 0}, {"mask_kwargs": ("width=3",)}])
+def test_what_needs_no_model_is_refused_before_one_is_loaded(config, monkeypatch, change):
+    monkeypatch.setattr(train, "make_envs", None)
+    with pytest.raises(ValueError, match=r"must be at least 1|no settings"):
+        main(replace(config, **change))
+
+
+def test_resuming_takes_what_is_left_out_from_the_run_and_refuses_what_differs(config):
+    """Also where the flag gives what would be the default of a new run."""
+    path = RunFolder.create(config.runs_dir / "a", settings_of(config)).path
+    again = ["--name", "a", "--runs-dir", str(path.parent), "--resume"]
+    assert settings_of(from_flags(again)) == settings_of(config)
+    saved = RunFolder.open(path).config
+    for flags_given, message in (
+        (["--total-timesteps", "100000"], "total_timesteps was 960 .* got 100000"),
+        (["--seed", "0"], "seed was 2 .* got 0"),
+        (["--algo-kwargs", "n_steps=8"], "algo_kwargs was"),
+        (["--wandb", "offline"], "wandb was 'disabled' .* got 'offline'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            require_same_settings(from_flags([*again, *flags_given]), saved)
+    same = from_flags([*again, "--seed", "2", "--total-timesteps", "960"])
+    assert same == replace(from_flags(again), resume=True)
+    require_same_settings(same, saved)
+    assert from_flags(["--name", "b", "--seed", "2"]) == TrainConfig(name="b", seed=2)
+
+
+def test_the_record_says_what_actions_mean_and_a_resumed_run_must_mean_the_same(config, tiny):
+    extra = ("coefficient=3.0", "coefficient_unit=residual", "features=[4, 1]")
+    cfg = replace(config, total_timesteps=64, env_kwargs=config.env_kwargs + extra)
+    path = main(cfg)
+    run = RunFolder.open(path)
+    saved = run.config["steering"]
+    assert (saved["layer"], saved["site"], saved["coefficient"], saved["features"]) == (
+        tiny["layer"],
+        "post",
+        3.0,
+        [4, 1],
+    )
+    assert len(saved["features_sha256"]) == len(saved["sae_sha256"]) == 64
+    write_json(path / "config.json", {**run.config, "steering": {**saved, "coefficient": 2.5}})
+    before = (path / "episodes.jsonl").read_bytes()
+    with pytest.raises(RuntimeError, match=r"meant in training: coefficient was 2\.5, is 3\.0"):
+        main(replace(cfg, resume=True))
+    assert (path / "episodes.jsonl").read_bytes() == before
+    assert main(replace(config, name="b", total_timesteps=64)).name == "b"
+    assert RunFolder.open(config.runs_dir / "b").config["steering"]["features"] == {"all": 24}
+
+
+@pytest.mark.parametrize(("algo", "env"), [("dqn", "Steer-TicTacToe-v0"), ("sac", "AutoSteer-TicTacToe-v0")])
+def test_the_warm_up_of_off_policy_algorithms_goes_on_and_does_not_repeat(config, tmp_path, algo, env):
+    cfg = replace(config, algo=algo, env=env, env_kwargs=config.env_kwargs + (("k=4",) if algo == "sac" else ()))
+    vec_env = SB3VecEnv(make_envs(settings_of(cfg), "train", 4))
+    model = make_algo(algo, vec_env, seed=0, device="cpu", buffer_size=100, learning_starts=1000, net_arch=[8])
+    first = np.array([model.action_space.sample() for _ in range(8)])
+    model.set_random_seed(0)
+    model.learn(32)  # 8 draws in each of 4 lanes
+    save_state(tmp_path, model, None)
+    expected = np.array([model.action_space.sample() for _ in range(8)])
+    restored = restore(tmp_path, type(model), vec_env, None, "cpu")
+    drawn = np.array([restored.action_space.sample() for _ in range(8)])
+    np.testing.assert_array_equal(drawn, expected)
+    assert not np.array_equal(drawn, first)
+
+
+def test_the_states_of_the_devices_that_are_here_are_put_back(monkeypatch):
+    """With two pretended devices at saving and one at restoring."""
+    model = make_algo("ppo", SB3VecEnv(CueVectorEnv()), 0, device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["first", "second"])
+    states = random_states(model)
+    put = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.update({device: state}))
+    set_random_states(model, states)
+    assert put == {0: "first"}
 
 
 def test_resuming_what_is_not_there_is_refused(config):
