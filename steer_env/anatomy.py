@@ -67,7 +67,7 @@ def mask_maker(lm: Any) -> MaskMaker:
 
     def mask(plan: Plan, width: int | None) -> Tensor | None:
         if attention == "sdpa":
-            return None if plan.sees_all(width) else plan.mask(width)
+            return None if plan.is_plainly_causal(width) else plan.mask(width)
         visible = plan.mask(width)
         bias = torch.zeros(visible.shape, dtype=lm.dtype, device=visible.device)
         return bias.masked_fill(~visible, torch.finfo(lm.dtype).min)

@@ -1,8 +1,8 @@
 """Keys and values of many lanes of different lengths, and of prompts worth keeping.
 
-A token at position ``p`` of a lane lives in slot ``p + 1`` of that lane's buffers; slot 0 takes what padding
-writes. The attention mask is then a comparison of slots, a lane is reset by forgetting its length, and lanes of
-any lengths share one forward pass.
+A token at position ``p`` of a lane lives in slot ``p`` of that lane's buffers; one more slot, the last, takes what
+padding writes. The attention mask is then a comparison of positions, a lane is reset by forgetting its length, and
+lanes of any lengths share one forward pass.
 """
 
 from collections import OrderedDict
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-PADDING = -1
 _FIRST_CAPACITY = 32
 
 
@@ -42,15 +41,19 @@ class _LaneLayer(CacheLayerMixin):
 
     def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
         plan = self.cache.plan
-        buffer[plan.lanes[:, None], :, plan.slots] = states.transpose(1, 2)
-        seen = buffer[:, :, plan.first : plan.extent]
-        return seen if len(plan.lanes) == len(buffer) else seen[plan.lanes]
+        seen = buffer[:, :, : plan.extent]
+        everyone = len(plan.lanes) == len(buffer)
+        if everyone and plan.level:
+            seen[:, :, -states.shape[2] :] = states
+        else:
+            buffer[plan.lanes[:, None], :, plan.slots] = states.transpose(1, 2)
+        return seen if everyone else seen[plan.lanes]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.plan.extent - self.cache.plan.first, 0
+        return self.cache.plan.extent, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.plan.extent - 1 - self.cache.plan.slots.shape[1]
+        return self.cache.plan.extent - self.cache.plan.slots.shape[1]
 
     def get_max_length(self) -> int:
         return -1
@@ -61,30 +64,32 @@ class Plan:
 
     Args:
         lanes: ``[b]`` lane numbers in ascending order, on the model's device.
-        positions: ``[b, Q]`` position of each token, ``PADDING`` for none (padding stands on the left).
-        extent: Slots up to here are in use.
-        padded: Whether there is any padding, so that slot 0 is needed.
-        level: Whether the pass is one token for lanes of one length, which all see all of their past.
+        positions: ``[b, Q]`` position of each token, negative for padding (which stands on the left).
+        extent: Slots below this are in use.
+        scrap: The slot that takes what padding writes.
+        level: Whether all lanes are of one length and write either one token or all they hold.
     """
 
-    def __init__(self, lanes: Tensor, positions: Tensor, extent: int, padded: bool, level: bool):
+    def __init__(self, lanes: Tensor, positions: Tensor, extent: int, scrap: int, level: bool):
         self.lanes = lanes
-        self.slots = positions + 1
+        self.real = positions >= 0
+        self.slots = torch.where(self.real, positions, scrap)
         self.position_ids = positions.clamp(min=0)
-        self.first = 0 if padded else 1
         self.extent = extent
         self.level = level
 
-    def sees_all(self, window: int | None = None) -> bool:
-        """Whether no mask is needed: every token sees every slot, by Transformers' own (strict) reckoning too."""
-        return self.level and (window is None or self.extent - 1 < window)
+    def is_plainly_causal(self, window: int | None = None) -> bool:
+        """Whether no mask is needed: attention that is causal by itself sees just what it should."""
+        return self.level and (window is None or self.extent < window)
 
     def mask(self, window: int | None = None) -> Tensor:
-        """Boolean attention mask ``[b, 1, Q, slots]``: the lane's own past, at most ``window`` tokens of it."""
-        key = torch.arange(self.first, self.extent, device=self.slots.device)
-        query = self.slots[:, None, :, None]
-        visible = (key <= query) & ((key > 0) | (query == 0))
-        return visible if window is None else visible & (key > query - window)
+        """Boolean attention mask ``[b, 1, Q, extent]``: the lane's own past, at most ``window`` tokens of it.
+
+        Padding sees the lane's first token, since attention to nothing would not be a number.
+        """
+        key = torch.arange(self.extent, device=self.slots.device)
+        query = self.position_ids[:, None, :, None]
+        return key <= query if window is None else (key <= query) & (key > query - window)
 
 
 class LaneCache(Cache):
@@ -100,7 +105,7 @@ class LaneCache(Cache):
         self.lanes = lanes
         self.capacity = _FIRST_CAPACITY
         self.lengths = [0] * lanes
-        self.plan = Plan(torch.empty(0, dtype=torch.long), torch.empty(0, 0, dtype=torch.long), 1, False, False)
+        self.plan = Plan(torch.empty(0, dtype=torch.long), torch.empty(0, 0, dtype=torch.long), 0, 0, False)
         self._prompts = _PromptStore(prompt_tokens)
         self._blocks = [_LaneLayer(self) for _ in range(blocks)]
         super().__init__(layers=list(self._blocks))
@@ -112,11 +117,10 @@ class LaneCache(Cache):
         self._reserve(max(lengths))
         steps = torch.arange(-width, 0)
         positions = torch.tensor(lengths)[:, None] + steps
-        padded = min(counts) < width
-        if padded:
-            positions[steps < -torch.tensor(counts)[:, None]] = PADDING
-        level = width == 1 and min(lengths) == max(lengths)
-        self.plan = Plan(torch.tensor(lanes, device=device), positions.to(device), 1 + max(lengths), padded, level)
+        if min(counts) < width:
+            positions[steps < -torch.tensor(counts)[:, None]] = -1
+        level = min(counts) == width and min(lengths) == max(lengths) and width in (1, max(lengths))
+        self.plan = Plan(torch.tensor(lanes, device=device), positions.to(device), max(lengths), self.capacity, level)
         return self.plan
 
     def commit(self, lanes: Sequence[int], counts: Sequence[int]) -> None:
@@ -137,11 +141,11 @@ class LaneCache(Cache):
     def keep(self, lane: int, prompt: tuple[int, ...]) -> None:
         """Keep what the lane holds of ``prompt`` (all of it) for later :meth:`recall`."""
         if self._prompts.accepts(prompt):
-            end = 1 + len(prompt)
+            end = len(prompt)
             self._prompts.put(
                 prompt,
                 [
-                    (layer.key_buffer[lane, :, 1:end].clone(), layer.value_buffer[lane, :, 1:end].clone())
+                    (layer.key_buffer[lane, :, :end].clone(), layer.value_buffer[lane, :, :end].clone())
                     for layer in self._blocks
                 ],
             )
@@ -153,8 +157,8 @@ class LaneCache(Cache):
             return False
         self._reserve(len(prompt))
         for layer, (keys, values) in zip(self._blocks, kept, strict=True):
-            layer.key_buffer[lane, :, 1 : 1 + len(prompt)] = keys
-            layer.value_buffer[lane, :, 1 : 1 + len(prompt)] = values
+            layer.key_buffer[lane, :, : len(prompt)] = keys
+            layer.value_buffer[lane, :, : len(prompt)] = values
         self.lengths[lane] = len(prompt)
         return True
 

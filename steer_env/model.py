@@ -1,7 +1,7 @@
 """A frozen language model that stops at one layer of every token and goes on with an edited residual.
 
-The only file that touches hooks. A forward pass runs inside a greenlet: the hook at the steering site hands the
-residual out and sleeps; the steered pass wakes it. Each generated token therefore costs exactly one pass.
+A forward pass runs inside a greenlet: the hook at the steering site hands the residual out and sleeps; the steered
+pass wakes it. Each generated token therefore costs exactly one pass.
 """
 
 import threading
@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
-from torch import Tensor, nn
+from torch import Tensor
 
 from steer_env.anatomy import find_block, forward_options, mask_maker
-from steer_env.cache import PADDING, LaneCache
+from steer_env.cache import LaneCache
 from steer_env.errors import SteeringError
+from steer_env.passes import hooked_pass, pausing_pass
 
 Watcher = Callable[[Tensor, Tensor, Tensor], None]
 _LONGEST_CHUNK = 8
@@ -58,12 +59,17 @@ class SteeredModel:
         self.forward_passes = 0
         self._block = find_block(lm, layer, site)
         self._masks = mask_maker(lm)
-        self._config = lm.config.get_text_config()
         self._extra = forward_options(lm)
-        self._cache = LaneCache(self._config.num_hidden_layers, lanes, prompt_tokens)
+        # Looked up once: a Transformers configuration answers slowly, and every token would ask.
+        config = lm.config.get_text_config()
+        self._context = getattr(config, "max_position_embeddings", None)
+        self._width = config.hidden_size
+        self._device, self._dtype = lm.device, lm.dtype
+        self._cache = LaneCache(config.num_hidden_layers, lanes, prompt_tokens)
         self._pending: list[list[int]] = [[] for _ in range(lanes)]
         self._paused: greenlet | None = None
         self._counts: list[int] = []
+        self._to_keep: dict[int, tuple[int, ...]] = {}
         self._thread = threading.get_ident()
 
     def restart(self, lane: int, tokens: Sequence[int]) -> None:
@@ -75,11 +81,10 @@ class SteeredModel:
 
     def write(self, lane: int, tokens: Sequence[int]) -> None:
         """Queue ``tokens`` behind what the lane holds; the next :meth:`observe` reads them."""
-        limit = getattr(self._config, "max_position_embeddings", None)
-        length = self._cache.lengths[lane] + len(self._pending[lane]) + len(tokens)
-        if limit is not None and length > limit:
+        length = self.length(lane) + len(tokens)
+        if self._context is not None and length > self._context:
             raise SteeringError(
-                f"lane {lane} would hold {length} tokens, but the model's context is {limit}; "
+                f"lane {lane} would hold {length} tokens, but the model's context is {self._context}; "
                 "shorten the prompt or lower max_new_tokens"
             )
         self._pending[lane].extend(tokens)
@@ -112,7 +117,7 @@ class SteeredModel:
         self._require_tokens()
         inputs = self._inputs(range(self.lanes), self._pending)
         self._thread = threading.get_ident()
-        self._paused = greenlet(_pausing_pass)
+        self._paused = greenlet(pausing_pass)
         self.forward_passes += 1
         with self._switching():
             hidden = self._paused.switch(self.lm, inputs, self._block, self.site)
@@ -135,10 +140,10 @@ class SteeredModel:
         """
         if self._paused is None:
             raise SteeringError("advance needs a paused pass: call observe first")
-        if delta.shape != (self.lanes, self._config.hidden_size):
-            wanted = (self.lanes, self._config.hidden_size)
+        if delta.shape != (self.lanes, self._width):
+            wanted = (self.lanes, self._width)
             raise SteeringError(f"the steering vectors must be of shape {wanted}, got {tuple(delta.shape)}")
-        _finite(delta.to(self.lm.dtype), "steering vector")
+        _finite(delta.to(self._dtype), "steering vector")
         self._check_thread()
         with self._switching():
             output = self._paused.switch(delta)
@@ -151,6 +156,7 @@ class SteeredModel:
             raise
         self._cache.commit(range(self.lanes), self._counts)
         self._pending = [[] for _ in range(self.lanes)]
+        self._keep_prompts()
         return logits
 
     def peek(self) -> Tensor:
@@ -164,29 +170,43 @@ class SteeredModel:
         return output.logits[:, -1].float()
 
     def _prefill(self) -> None:
-        """Read long queues, all but their last token, in one pass for all lanes that have one."""
+        """Read long queues, all but their last token, in one pass for all lanes that have one.
+
+        Where every lane has one, the pass to come reads them as cheaply itself.
+        """
+        self._to_keep = {}
         long = [lane for lane, tokens in enumerate(self._pending) if len(tokens) > _LONGEST_CHUNK]
+        if not long:
+            return
         heads = {lane: tuple(self._pending[lane][:-1]) for lane in long}
         fresh = [lane for lane in long if self._cache.lengths[lane] == 0]
         # A watcher needs the residuals themselves, which the kept keys and values do not hold.
         recalled = {lane for lane in fresh if self.watch is None and self._cache.recall(lane, heads[lane])}
+        for lane in recalled:
+            self._pending[lane] = self._pending[lane][-1:]
         rest = [lane for lane in long if lane not in recalled]
-        if rest:
+        self._to_keep = {lane: heads[lane] for lane in fresh if lane not in recalled}
+        if rest and len(rest) < self.lanes:
             inputs = self._inputs(rest, [heads[lane] for lane in rest])
             self.forward_passes += 1
             with torch.no_grad(), _explained_memory():
-                _hooked_pass(self.lm, inputs, self._block, self.site, self._look)
+                hooked_pass(self.lm, inputs, self._block, self.site, self._look)
             self._cache.commit(rest, [len(heads[lane]) for lane in rest])
-        for lane in long:
-            self._pending[lane] = self._pending[lane][-1:]
-            if lane in fresh and lane not in recalled:
-                self._cache.keep(lane, heads[lane])
+            for lane in rest:
+                self._pending[lane] = self._pending[lane][-1:]
+            self._keep_prompts()
+
+    def _keep_prompts(self) -> None:
+        """Keep what has been read of new prompts; their last token is steered and not among it."""
+        for lane, head in self._to_keep.items():
+            self._cache.keep(lane, head)
+        self._to_keep = {}
 
     def _inputs(self, lanes: Sequence[int], chunks: Sequence[Sequence[int]]) -> dict[str, Any]:
         counts = [len(chunk) for chunk in chunks]
-        plan = self._cache.begin(lanes, counts, self.lm.device)
+        plan = self._cache.begin(lanes, counts, self._device)
         width = max(counts)
-        ids = torch.tensor([[0] * (width - len(chunk)) + list(chunk) for chunk in chunks], device=self.lm.device)
+        ids = torch.tensor([[0] * (width - len(chunk)) + list(chunk) for chunk in chunks], device=self._device)
         return {
             "input_ids": ids,
             "position_ids": plan.position_ids,
@@ -199,7 +219,7 @@ class SteeredModel:
     def _look(self, hidden: Tensor) -> None:
         if self.watch is not None:
             plan = self._cache.plan
-            self.watch(plan.lanes, hidden.float(), plan.slots > PADDING + 1)
+            self.watch(plan.lanes, hidden.float(), plan.real)
 
     @property
     def paused(self) -> bool:
@@ -237,40 +257,6 @@ class SteeredModel:
             raise
 
 
-def _pausing_pass(lm: Any, inputs: dict[str, Any], block: nn.Module, site: str) -> Any:
-    """Body of the greenlet: a forward pass that hands its residual ``[b, Q, M]`` to the parent and sleeps there.
-
-    It must not refer to the engine: nothing collects a cycle through a sleeping stack.
-    """
-
-    def pause(hidden: Tensor) -> Tensor:
-        delta = getcurrent().parent.switch(hidden)
-        steered = hidden[:, -1:] + delta.to(hidden)[:, None]
-        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
-
-    return _hooked_pass(lm, inputs, block, site, pause)
-
-
-def _hooked_pass(
-    lm: Any, inputs: dict[str, Any], block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]
-) -> Any:
-    """One forward pass; ``edit`` sees the site's residual ``[b, Q, M]`` once and may replace it."""
-    owner = getcurrent()
-
-    def at_site(hidden: Tensor) -> Tensor | None:
-        # The loaded model is shared: another thread may be running it.
-        if getcurrent() is not owner:
-            return None
-        handle.remove()
-        return edit(hidden)
-
-    handle = _attach(block, site, at_site)
-    try:
-        return lm(**inputs)
-    finally:
-        handle.remove()
-
-
 @contextmanager
 def _explained_memory() -> Iterator[None]:
     try:
@@ -286,25 +272,3 @@ def _finite(rows: Tensor, what: str, advice: str = "") -> Tensor:
         lane = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])
         raise SteeringError(f"the {what} of lane {lane} is not finite{advice}")
     return rows
-
-
-def _attach(block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]) -> Any:
-    """Hook ``edit`` onto the block's output or input; returns the handle."""
-
-    def after(module: nn.Module, args: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        edited = edit(hidden)
-        if edited is None:
-            return None
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        named = not args
-        edited = edit(kwargs["hidden_states"] if named else args[0])
-        if edited is None:
-            return None
-        return ((), {**kwargs, "hidden_states": edited}) if named else ((edited, *args[1:]), kwargs)
-
-    if site == "post":
-        return block.register_forward_hook(after)
-    return block.register_forward_pre_hook(before, with_kwargs=True)

@@ -1,0 +1,64 @@
+"""Forward passes that show, and let others edit, the residual at one block. The only file that touches hooks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from greenlet import getcurrent
+from torch import Tensor, nn
+
+
+def pausing_pass(lm: Any, inputs: dict[str, Any], block: nn.Module, site: str) -> Any:
+    """Body of the greenlet: a forward pass that hands its residual ``[b, Q, M]`` to the parent and sleeps there.
+
+    It must not refer to the engine: nothing collects a cycle through a sleeping stack.
+    """
+
+    def pause(hidden: Tensor) -> Tensor:
+        delta = getcurrent().parent.switch(hidden)
+        steered = hidden[:, -1:] + delta.to(hidden)[:, None]
+        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+
+    return hooked_pass(lm, inputs, block, site, pause)
+
+
+def hooked_pass(
+    lm: Any, inputs: dict[str, Any], block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]
+) -> Any:
+    """One forward pass; ``edit`` sees the site's residual ``[b, Q, M]`` once and may replace it."""
+    owner = getcurrent()
+
+    def at_site(hidden: Tensor) -> Tensor | None:
+        # The loaded model is shared: another thread may be running it.
+        if getcurrent() is not owner:
+            return None
+        handle.remove()
+        return edit(hidden)
+
+    handle = _attach(block, site, at_site)
+    try:
+        return lm(**inputs)
+    finally:
+        handle.remove()
+
+
+def _attach(block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]) -> Any:
+    """Hook ``edit`` onto the block's output or input; returns the handle."""
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        edited = edit(hidden)
+        if edited is None:
+            return None
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        named = not args
+        edited = edit(kwargs["hidden_states"] if named else args[0])
+        if edited is None:
+            return None
+        return ((), {**kwargs, "hidden_states": edited}) if named else ((edited, *args[1:]), kwargs)
+
+    if site == "post":
+        return block.register_forward_hook(after)
+    return block.register_forward_pre_hook(before, with_kwargs=True)
