@@ -275,7 +275,7 @@ def test_state_and_render_show_the_board() -> None:
         ({"epsilon": float("nan")}, r"epsilon must be in \[0, 1\], got nan"),
         ({"opponent": "random", "epsilon": 0.1}, "epsilon needs opponent='optimal', got 0.1"),
         ({"shaping": float("inf")}, "shaping must be finite, got inf"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_named(kwargs: dict[str, object], message: str) -> None:
