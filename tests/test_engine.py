@@ -147,8 +147,8 @@ def test_a_prompt_dropped_before_its_first_token_is_not_kept(lm):
 
 def test_lanes_that_read_different_numbers_of_tokens_do_not_disturb_each_other(lm):
     """Replies of a task differ in length: the shorter lanes are padded, and what padding writes must not be seen."""
-    engine = engine_with(lm, PROMPTS)
-    texts = [list(prompt) for prompt in PROMPTS]
+    texts = [[first, *prompt[1:]] for first, prompt in zip((3, 4, 6), PROMPTS, strict=True)]  # padding reads token 0
+    engine = engine_with(lm, texts)
     for replies in ([[7, 9, 4], [6], [5, 8]], [[6], [8, 3, 3, 5], [11]]):
         engine.advance(torch.zeros_like(engine.observe()))
         for lane, reply in enumerate(replies):
