@@ -117,6 +117,7 @@ class Training:
                 callbacks = self._callbacks(log, write, save, StopOnRequest(request))
                 left = total - self.model.num_timesteps
                 if left > 0:
+                    # SB3 takes None for "never", which its annotation does not say.
                     self.model.learn(left, callbacks, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
                 save()
             self._require_same_weights()
