@@ -176,7 +176,9 @@ def test_autosteers_features_are_the_most_frequent_of_unsteered_games(tiny):
             top = np.argsort(-activations, kind="stable")[:5]
             counts[top[activations[top] > 0]] += 1
             activations, _, ended, _, _ = plain.step(FEATURES)
-    assert set(env.unwrapped.episode.scene.actuator.features) <= set(np.argsort(-counts)[:6])
+    chosen = env.unwrapped.episode.scene.actuator.features
+    # One lane and sixteen round differently, so that an activation at its threshold may count once more or less.
+    assert counts[chosen].min() >= np.delete(counts, chosen).max() - 2
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -82,7 +82,10 @@ def test_ppo_learns_to_hold_the_perfect_player(mask, head, least):
 
 @pytest.mark.slow
 def test_ppo_learns_autosteers_strengths():
-    """80,000 tokens; unsteered is 0.035, random strengths 0.03, the ceiling of one strength at its bound 0.97."""
+    """80,000 tokens; unsteered is 0.035, the best fixed strength 0.11, the ceiling of one strength at its bound 0.97.
+
+    Two seeds gave 0.78 and 0.83.
+    """
     kwargs = {"env_id": "AutoSteer-TicTacToe-v0", "k": 10}
     agent = make_algo("ppo", SB3VecEnv(embedded("train", **kwargs)), seed=0, device="cpu").learn(80_000)
-    assert score(trained_policy(agent), **kwargs) >= 3 * 0.035
+    assert score(trained_policy(agent), **kwargs) >= 0.55
