@@ -152,6 +152,27 @@ def fixed(push: int) -> Policy:
     return lambda obs, envs: (np.repeat(pushes(envs)[[push]], envs.num_envs, axis=0), {})
 
 
+def score_pushes(envs: Envs, candidates: Array, items: Sequence[int], seed: int) -> Array:
+    """Scores ``[n, items]`` of each candidate push, kept up for a whole episode, on each item: all in one batch.
+
+    The largest of a column is what an oracle reaches on that item with one feature.
+
+    Args:
+        envs: On any split.
+        candidates: ``[n]`` numbers of pushes.
+        items: Items of the split; every candidate plays them with the same sampling seeds.
+        seed: Of sampled decoding.
+    """
+    choices = pushes(envs)
+
+    def act(obs: Any, envs: Envs) -> tuple[Array, Details]:
+        index = envs.unwrapped.episode.items()["index"]  # type: ignore[attr-defined]  # a SteerVectorEnv
+        return choices[candidates[index // len(items) % len(candidates)]], {}
+
+    played = play(envs, act, list(items) * len(candidates), seed, tokens=False)
+    return played.scores.reshape(len(candidates), len(items))
+
+
 def search_best_fixed(
     envs: Envs, seed: int, games: Sequence[int] = (32, 256), kept: Sequence[int] = (16,)
 ) -> FixedSearch:
@@ -175,23 +196,11 @@ def search_best_fixed(
     candidates = np.arange(len(pushes(envs)))
     table: list[dict[str, Any]] = []
     for number, n in enumerate(games):
-        scores = _score_each(envs, candidates, items[:n].tolist(), seed)
+        scores = score_pushes(envs, candidates, items[:n].tolist(), seed).mean(axis=1)
         order = np.argsort(-scores, kind="stable")
         table += [_search_row(envs, number, int(candidates[i]), min(n, count), float(scores[i])) for i in order]
         candidates = candidates[order][: kept[number] if number < len(kept) else None]
     return FixedSearch(int(candidates[0]), table)
-
-
-def _score_each(envs: Envs, candidates: Array, items: list[int], seed: int) -> Array:
-    """Mean score ``[n]`` of each candidate push on ``items``."""
-    choices = pushes(envs)
-
-    def act(obs: Any, envs: Envs) -> tuple[Array, Details]:
-        index = envs.unwrapped.episode.items()["index"]  # type: ignore[attr-defined]  # a SteerVectorEnv
-        return choices[candidates[index // len(items) % len(candidates)]], {}
-
-    played = play(envs, act, items * len(candidates), seed, tokens=False)
-    return played.scores.reshape(len(candidates), len(items)).mean(axis=1)
 
 
 def _search_row(envs: Envs, number: int, push: int, n: int, score: float) -> dict[str, Any]:

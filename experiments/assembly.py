@@ -20,7 +20,6 @@ from agents.algos import ALGOS
 from agents.masks import MASKS, ActionMask, make_mask
 from experiments.run_folder import RunFolder
 from steer_env.loading import weights_sha256
-from steer_env.presets import find_preset
 from steer_env.registry import language_model
 
 PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
@@ -85,13 +84,9 @@ def model_sha256(envs: Any) -> str:
     return weights_sha256(language_model(scene(envs)))
 
 
-def is_benchmark(config: Mapping[str, Any]) -> bool:
-    """Whether the scores may carry a benchmark's name: its preset says so, and no other model is put in."""
-    kwargs = config["env_kwargs"]
-    if "model" in kwargs or "sae" in kwargs:
-        return False
-    task = str((gym.spec(config["env"]).kwargs or {})["task"])
-    return find_preset(str(kwargs.get("preset", "embedded")), task).benchmark
+def is_benchmark(envs: Any) -> bool:
+    """Whether the scores may carry the benchmark's name: the preset's own model and SAE on the hub's items."""
+    return scene(envs).benchmark
 
 
 def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAlgorithm, ActionMask | None]:

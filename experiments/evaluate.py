@@ -22,7 +22,7 @@ from experiments.run_folder import RunFolder, read_json, write_json
 from experiments.statistics import holm, mcnemar, score_interval
 from experiments.steering import require_same_steering
 from experiments.tracking import Tracker
-from steer_env.labels import promoted_tokens
+from steer_env.labels import feature_labels, label_source
 
 Envs = VectorEnv[Any, Any, Any]
 _REPEATABLE = ("split", "temperature", "episodes", "seed", "num_envs", "compare", "search_games")
@@ -100,6 +100,7 @@ def evaluate(cfg: EvaluateConfig, run: RunFolder, envs: Envs) -> tuple[dict[str,
     on_train = play(train_envs, policies["trained"], _items(train_envs, cfg), cfg.seed, tokens=False)
     result = _result(cfg, run, arms, walls, search)
     result["coefficient"] = float(scene(envs).actuator.coefficient)
+    result["labels"] = label_source(scene(envs).labels)
     result["arms"]["trained"] |= beside_train(arms["trained"], on_train)
     return arms, result
 
@@ -137,9 +138,9 @@ def beside_train(arm: Played, on_train: Played) -> dict[str, Any]:
 
 
 def label_features(envs: Any, features: list[int]) -> dict[int, str]:
-    """Labels of SAE features: the tokens their directions promote."""
+    """Labels of SAE features, from where the environment's ``labels`` says."""
     parts = scene(envs)
-    labels = promoted_tokens(parts.model.lm, parts.words, parts.dictionary.directions[features])
+    labels = feature_labels(parts.labels, parts.model.lm, parts.words, parts.dictionary.directions, features)
     return dict(zip(features, labels, strict=True))
 
 

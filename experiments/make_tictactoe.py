@@ -6,10 +6,8 @@ minutes on two cores; the same seed gives the same files on the same versions an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import numpy as np
 import torch
 import tyro
 
+from experiments.cards import rounded, save_card
+from experiments.sae_training import sae_quality, train_sae
 from experiments.tictactoe_games import Players, sample_games
 from experiments.tictactoe_instrument import (
     Steered,
@@ -38,14 +38,11 @@ from experiments.tictactoe_training import (
     encode_games,
     move_residuals,
     next_token_loss,
-    sae_quality,
     train_language_model,
-    train_sae,
 )
 from steer_env.tasks.tictactoe import TicTacToe
 
 NAME = "steer-tictactoe"
-PACKAGES = ("torch", "transformers", "tokenizers", "sae-lens", "numpy")
 EMBEDDED = Path(__file__).parents[1] / "steer_env" / "embedded" / "tictactoe"
 
 
@@ -121,7 +118,7 @@ def main(cfg: Config) -> dict[str, Any]:
     model.save_pretrained(cfg.out)
     build_tokenizer().save_pretrained(cfg.out)  # a new one: encoding has left padding in the other
     sae.save_inference_model(cfg.out / "sae")
-    return _write_card(cfg, steering, _rounded(measured))
+    return _write_card(cfg, steering, measured)
 
 
 def measure(steered: Steered, cfg: Config) -> dict[str, Any]:
@@ -159,21 +156,15 @@ def _check(cfg: Config) -> None:
 
 def _write_card(cfg: Config, steering: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(cfg).items() if key != "out"}
-    card = {
+    found = {
         "name": NAME,
+        "tasks": ["tictactoe"],
         "benchmark": False,
         "steering": steering,
-        "measured": measured,
+        "measured": rounded(measured),
         "config": settings,
-        "versions": {package: version(package) for package in PACKAGES},
-        "sha256": {
-            str(path.relative_to(cfg.out)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(cfg.out.rglob("*.safetensors"))
-        },
     }
-    (cfg.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (cfg.out / "CARD.md").write_text(_card_text(card))
-    return card
+    return save_card(cfg.out, found, _card_text)
 
 
 def _card_text(card: dict[str, Any]) -> str:
@@ -212,13 +203,6 @@ Measured as O against the optimal teacher, {c["episodes"]:,} validation games (2
 
 Made by `python -m experiments.make_tictactoe`; settings, versions and hashes are in `card.json`.
 """
-
-
-def _rounded(tree: Any, digits: int = 4) -> Any:
-    """The same tree with floats that a person can read."""
-    if isinstance(tree, dict):
-        return {key: _rounded(branch, digits) for key, branch in tree.items()}
-    return round(tree, digits) if isinstance(tree, float) else tree
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.tictactoe_training import SPECIAL, residuals
+from experiments.sae_training import residuals
+from experiments.tictactoe_training import SPECIAL
 from steer_env.tasks.tictactoe import TicTacToe, TicTacToeGame
 from steer_env.tasks.tictactoe_rules import (
     EMPTY,

@@ -1,19 +1,18 @@
-"""Trains the tic-tac-toe language model (a small LLaMA over digits) and, with SAELens, its SAE."""
+"""Trains the tic-tac-toe language model (a small LLaMA over digits) and reads the residuals its SAE is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
-from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.saes.sae import SAEMetadata
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from tqdm import trange
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from experiments import sae_training
+from experiments.sae_training import residuals
 
 SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 CONTEXT = 16  # <bos>, nine moves and <eos>, with room to spare
@@ -44,23 +43,13 @@ class LanguageModelConfig:
 
 
 @dataclass(frozen=True)
-class SAEConfig:
-    """A TopK SAE and how it is trained.
+class SAEConfig(sae_training.SAEConfig):
+    """The SAE of the tic-tac-toe model.
 
     Attributes:
-        features: dictionary size F.
-        k: active features per token.
-        samples: residuals seen in training.
-        batch: residuals per step.
-        lr: learning rate, decayed over the last fifth.
         games: games whose residuals are the training set.
     """
 
-    features: int = 256
-    k: int = 8
-    samples: int = 2_000_000
-    batch: int = 1_024
-    lr: float = 1e-3
     games: int = 20_000
 
 
@@ -119,66 +108,10 @@ def next_token_loss(model: Any, games: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), games[:, 1:].flatten(), ignore_index=padding)
 
 
-@torch.no_grad()
-def residuals(model: Any, tokens: Tensor, layer: int) -> Tensor:
-    """``[B, T, M]`` output of block ``layer`` for ``[B, T]`` token ids."""
-    seen: list[Tensor] = []
-    hook = model.model.layers[layer].register_forward_hook(lambda module, args, out: seen.append(out))
-    try:
-        model(tokens)
-    finally:
-        hook.remove()
-    return seen[0]
-
-
 def move_residuals(model: Any, games: Tensor, layer: int) -> Tensor:
     """``[N, M]`` residuals at every move of ``[games, T]``; special tokens left out."""
     out = torch.cat([residuals(model, chunk, layer) for chunk in games.split(_CHUNK)])
     return out[games >= len(SPECIAL)]
-
-
-def train_sae(acts: Tensor, cfg: SAEConfig, metadata: dict[str, Any], seed: int) -> TopKTrainingSAE:
-    """Train a TopK SAE with SAELens's own trainer on residuals of the plain Hugging Face model.
-
-    Args:
-        acts: ``[N, M]`` residuals.
-        cfg: size and schedule.
-        metadata: written into the SAE's config (model name, hook name).
-        seed: of the weights and of the order of the batches.
-    """
-    sae_cfg = TopKTrainingSAEConfig(
-        d_in=acts.shape[1],
-        d_sae=cfg.features,
-        k=cfg.k,
-        apply_b_dec_to_input=True,
-        normalize_activations="none",
-        metadata=SAEMetadata(**metadata),
-    )
-    trainer_cfg = SAETrainerConfig(
-        total_training_samples=cfg.samples,
-        train_batch_size_samples=cfg.batch,
-        lr=cfg.lr,
-        lr_end=cfg.lr / 10,
-        lr_decay_steps=cfg.samples // cfg.batch // 5,
-        dead_feature_window=200,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # SAELens takes no generator for its initial weights
-        sae = TopKTrainingSAE(sae_cfg)
-    return SAETrainer(trainer_cfg, sae, _batches(acts, cfg.batch, seed)).fit().eval()
-
-
-@torch.no_grad()
-def sae_quality(sae: Any, acts: Tensor) -> dict[str, float]:
-    """Explained variance, mean active features (L0) and features that never fire on ``[N, M]``."""
-    features = sae.encode(acts)
-    error = (sae.decode(features) - acts).pow(2).sum()
-    return {
-        "explained_variance": 1.0 - float(error / (acts - acts.mean(0)).pow(2).sum()),
-        "l0": float((features > 0).sum(-1).float().mean()),
-        "dead_features": int((features > 0).any(0).logical_not().sum()),
-    }
 
 
 def _new_model(cfg: LanguageModelConfig, seed: int) -> Any:
@@ -199,9 +132,3 @@ def _new_model(cfg: LanguageModelConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # Hugging Face takes no generator for its initial weights
         return LlamaForCausalLM(config)
-
-
-def _batches(acts: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
-    rng = torch.Generator().manual_seed(seed)
-    while True:
-        yield acts[torch.randint(len(acts), (batch,), generator=rng)]

@@ -166,7 +166,7 @@ def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:
         "seeds": {"train": settings["seed"], "lanes": lane_seed(settings["seed"], 0)},
         "weights_sha256": model_sha256(envs),
         "steering": steering_record(envs),
-        "benchmark": is_benchmark(settings),
+        "benchmark": is_benchmark(envs),
         "wandb_id": f"{re.sub(r'[^A-Za-z0-9]+', '-', settings['name'])}-{secrets.token_hex(4)}",
         **provenance(),
     }

@@ -8,6 +8,13 @@ from typing import Any
 import gymnasium as gym
 
 _IDS: dict[str, dict[str, Any]] = {
+    "Steer-MMLU-v0": {"task": "mmlu"},
+    "Steer-MMLUPro-v0": {"task": "mmlu_pro"},
+    "Steer-BBQ-v0": {"task": "bbq"},
+    "Steer-GSM8K-v0": {"task": "gsm8k"},
+    "Steer-HarmBench-v0": {"task": "harmbench"},
+    "Steer-XSTest-v0": {"task": "xstest"},
+    "Steer-SimpleQA-v0": {"task": "simpleqa"},
     "Steer-TicTacToe-v0": {"task": "tictactoe"},
     "AutoSteer-TicTacToe-v0": {"task": "tictactoe", "action": "strengths", "observation": "board"},
 }

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steer_env.errors import SteeringError
+
 
 def next_tokens(logits: Tensor, temperature: float, chances: np.ndarray) -> list[int]:
     """One token a lane: the most likely one, or the one that ``chances`` draws at ``temperature``.
@@ -30,28 +32,77 @@ class Words:
 
     Args:
         tokenizer: A Hugging Face tokenizer.
+        chat: Put prompts into the tokenizer's chat template, as what a user said and the model is to answer.
+
+    Raises:
+        SteeringError: ``chat``, but the tokenizer has no template.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, chat: bool = False):
+        if chat and not tokenizer.chat_template:
+            raise SteeringError(f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use chat=False")
         self.tokenizer = tokenizer
+        self.chat = chat
         self.prompt = lru_cache(4096)(self._prompt)
         self.encode = lru_cache(4096)(self._encode)
         self.decode = lru_cache(65536)(self._decode)
+        self.options = lru_cache(4096)(self._options)
 
     def _prompt(self, text: str) -> tuple[int, ...]:
         """Tokens of a prompt, with the tokenizer's own beginning; at least one token."""
-        tokens = self.tokenizer(text)["input_ids"]
+        tokens = self._tokens(self._framed(text), not self.chat)
         if not tokens and self.tokenizer.bos_token_id is None:
             raise ValueError("the prompt is empty and the tokenizer has no beginning-of-sequence token")
-        return tuple(tokens or [self.tokenizer.bos_token_id])
+        return tokens or (self.tokenizer.bos_token_id,)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a continuation, without special ones."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._tokens(text, False)
 
     def _decode(self, *tokens: int) -> str:
         """Text of the tokens, special ones left out."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def _options(self, before: str, options: tuple[str, ...], opening: bool) -> tuple[tuple[int, ...], ...]:
+        """Tokens of each option where it follows ``before``.
+
+        They are those of the whole text that come behind the tokens of ``before``, as lm-evaluation-harness has it:
+        an option may read otherwise by itself.
+
+        Args:
+            before: The prompt (``opening``), or the last text of a conversation under way.
+            options: Continuations, each with its leading space.
+            opening: Whether ``before`` is the prompt.
+
+        Raises:
+            SteeringError: An option changes the tokens before it, has none or unknown ones, or is another's twin.
+        """
+        special = opening and not self.chat
+        text = self._framed(before) if opening else before
+        head = self.prompt(before) if opening else self.encode(before)
+        found: dict[tuple[int, ...], str] = {}
+        for option in options:
+            whole = self._tokens(text + option, special) if text else head + self.encode(option)
+            tokens = whole[len(head) :]
+            name = f"option {option!r} of the tokenizer of {self.tokenizer.name_or_path!r}"
+            if whole[: len(head)] != head:
+                raise SteeringError(f"{name} melts into the last token of the text before it ({text[-20:]!r})")
+            if not tokens or self.tokenizer.unk_token_id in tokens:
+                raise SteeringError(f"{name} has no tokens or unknown ones ({list(tokens)}): use decode='free'")
+            if tokens in found:
+                raise SteeringError(f"{name} has the same tokens as option {found[tokens]!r}: {list(tokens)}")
+            found[tokens] = option
+        return tuple(found)
+
+    def _framed(self, text: str) -> str:
+        """The text, in the chat template where that is wanted."""
+        if not self.chat:
+            return text
+        said = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+
+    def _tokens(self, text: str, special: bool) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
 def end_tokens(lm: Any, words: Words) -> frozenset[int]:

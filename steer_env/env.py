@@ -14,7 +14,9 @@ class SteerEnv(gym.Env[Any, Any]):
     ``reset(seed=, options={"item": i})`` plays item ``i``; without it items come in a seeded shuffled order, each
     once an epoch. ``info`` holds ``item``; after a step also ``token``, ``token_text``, ``feature`` (or
     ``strengths``), and at the end ``score``, ``return``, ``steps``, ``completion``, ``transcript`` and what the task
-    adds. The observation returned with the end is the last one: an ended episode costs no further pass.
+    adds. Where the task offers options (constrained decoding), a step says a whole one: ``token`` is its first token,
+    ``token_text`` all of it, and the end also tells ``option_logprobs``, one for each option. The observation
+    returned with the end is the last one: an ended episode costs no further pass.
 
     Args:
         scene: The parts, with a model of one lane.

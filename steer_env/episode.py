@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from steer_env.actions import Actuator, FeatureChoice
-from steer_env.decoding import Words, next_tokens
+from steer_env.decoding import Words
 from steer_env.errors import SteeringError
 from steer_env.model import SteeredModel
 from steer_env.observations import Observation
+from steer_env.options import Options, Said, decide, read_tails
 from steer_env.ordering import Draw, ItemOrder
 from steer_env.sae import FeatureDictionary
 from steer_env.tasks.base import Conversation, Task, Turn
@@ -35,6 +36,8 @@ class Scene:
         mask: Scope of the features that count as active: one of ``MASKS``.
         temperature: 0 is greedy decoding.
         compare: Also ask the unsteered model for its token, at one more pass a token.
+        benchmark: Whether scores may carry the name of the benchmark that the task is.
+        labels: Where the features' labels are, as :func:`steer_env.labels.feature_labels` takes it.
     """
 
     model: SteeredModel
@@ -47,6 +50,8 @@ class Scene:
     mask: str = "off"
     temperature: float = 0.0
     compare: bool = False
+    benchmark: bool = False
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
@@ -63,9 +68,12 @@ class _Lane:
 
     draw: Draw
     conversation: Conversation
+    options: Options = ()
     utterance: list[int] = field(default_factory=list)
+    unwritten: list[int] = field(default_factory=list)
     completion: list[str] = field(default_factory=list)
     transcript: list[tuple[str, bool]] = field(default_factory=list)
+    logprobs: tuple[float, ...] = ()
     steps: int = 0
     total: float = 0.0
 
@@ -83,7 +91,8 @@ class Episode:
     """``B`` episodes side by side. Lane ``i`` behaves as a batch of one would.
 
     An action steers the token that the model is about to write. A turn of the model ends at its end token, a stop
-    string or ``max_new_tokens``; the task then replies, which goes on, or scores, which ends the episode.
+    string or ``max_new_tokens``; where the task offers options, the turn is one step, which chooses among them. The
+    task then replies, which goes on, or scores, which ends the episode.
     """
 
     def __init__(self, scene: Scene):
@@ -95,7 +104,7 @@ class Episode:
         self._active = torch.zeros(
             self.lanes, scene.dictionary.width, dtype=torch.bool, device=scene.dictionary.directions.device
         )
-        self._unsteered: Tensor | None = None
+        self._unsteered: tuple[Tensor, dict[int, list[float]]] | None = None
         self._encoded: Tensor | None = None
         if scene.mask == "all":
             scene.model.watch = self._see
@@ -105,13 +114,15 @@ class Episode:
         draw = self.order.deal(lane)
         conversation = self.scene.task.start(draw.item)
         self._running[lane] = _Lane(draw, conversation, transcript=[(conversation.opening, False)])
+        self._offer(lane, conversation.opening, opening=True)
         self._active[lane] = False
         self.scene.model.restart(lane, self.scene.words.prompt(conversation.opening))
 
     def observe(self) -> Any:
         """Read what is new in every lane up to the steering site; returns the batched observation."""
-        self._unsteered = self.scene.model.peek() if self.scene.compare else None
-        self.hidden = self.scene.model.observe()
+        model = self.scene.model
+        self._unsteered = (model.peek(), read_tails(model, self._offered())) if self.scene.compare else None
+        self.hidden = model.observe()
         self._encoded = None
         if self.scene.mask in ("current", "generation"):
             active = self.encode() > 0
@@ -126,14 +137,15 @@ class Episode:
         actions = scene.actuator.read(actions, self.lanes)
         logits = scene.model.advance(scene.actuator.delta(actions))
         chances = self._chances()
-        tokens = next_tokens(logits, scene.temperature, chances)
-        applied = scene.actuator.record(actions) | self._compared(tokens, chances)
+        offered = self._offered()
+        said = decide(logits, offered, read_tails(scene.model, offered), scene.temperature, chances)
+        applied = scene.actuator.record(actions) | self._compared(said, chances)
         steered = scene.actuator.steers(actions)
         rewards = np.zeros(self.lanes)
         ended = np.zeros(self.lanes, dtype=bool)
         finals = {}
-        for lane, token in enumerate(tokens):
-            turn = self._say(lane, token, bool(steered[lane]))
+        for lane, words in enumerate(said):
+            turn = self._say(lane, words, bool(steered[lane]))
             rewards[lane] = turn.reward
             self._running[lane].total += turn.reward
             if turn.score is not None:
@@ -180,39 +192,62 @@ class Episode:
         text = "".join(f"[{part}]" if steered else part for part, steered in running.transcript)
         return f"{running.conversation.render()}\n{text}"
 
-    def _say(self, lane: int, token: int, steered: bool) -> Turn:
-        """Let the lane write one token; the task answers when that ends the model's turn."""
-        running, words = self._running[lane], self.scene.words
+    def _offer(self, lane: int, before: str, opening: bool = False) -> None:
+        """Look up what the model's turn may be, behind the text ``before`` it."""
+        running = self._running[lane]
+        choices = running.conversation.choices
+        running.options = self.scene.words.options(before, choices, opening) if choices else ()
+
+    def _offered(self) -> dict[int, Options]:
+        """The options of the lanes that have them."""
+        return {lane: running.options for lane, running in self._running.items() if running.options}
+
+    def _say(self, lane: int, said: Said, steered: bool) -> Turn:
+        """Let the lane say its token or option; the task answers when that ends the model's turn."""
+        running = self._running[lane]
         running.steps += 1
-        running.utterance.append(token)
-        running.transcript.append((words.decode(token), steered))
-        stops = self.scene.task.stop
-        ended = token in self.scene.ends or len(running.utterance) >= self.scene.task.max_new_tokens
-        text = words.decode(*running.utterance) if stops or ended else ""
-        cut = min((text.find(stop) for stop in stops if stop in text), default=None)
-        if cut is None and not ended:
-            self.scene.model.write(lane, [token])
+        running.transcript.append((self._text(lane, said), steered))
+        words = self._choose(running, said) if said.option is not None else self._write(running, said.token)
+        if words is None:
+            self.scene.model.write(lane, running.unwritten)
             return Turn()
-        said = text[:cut]
-        running.completion.append(said)
-        turn = running.conversation.respond(said)
+        running.completion.append(words)
+        turn = running.conversation.respond(words)
         if turn.score is None:
             self._reply(lane, turn)
         return turn
+
+    def _choose(self, running: _Lane, said: Said) -> str:
+        """The option chosen is all of the model's turn."""
+        assert said.option is not None
+        running.logprobs = said.logprobs
+        running.utterance = running.unwritten = list(running.options[said.option])
+        return running.conversation.choices[said.option]
+
+    def _write(self, running: _Lane, token: int) -> str | None:
+        """One more token of the model's turn; the text of the turn where it ends."""
+        words, task = self.scene.words, self.scene.task
+        running.utterance.append(token)
+        running.unwritten = [token]
+        ended = token in self.scene.ends or len(running.utterance) >= task.max_new_tokens
+        text = words.decode(*running.utterance) if task.stop or ended else ""
+        cut = min((text.find(stop) for stop in task.stop if stop in text), default=None)
+        return None if cut is None and not ended else text[:cut]
 
     def _reply(self, lane: int, turn: Turn) -> None:
         """Put the model's words (or what stands in their place) and the task's answer into the lane."""
         running, words, model = self._running[lane], self.scene.words, self.scene.model
         if turn.replace is None:
-            model.write(lane, running.utterance[-1:])
+            model.write(lane, running.unwritten)
         else:
-            model.rewind(lane, len(running.utterance) - 1)
+            model.rewind(lane, len(running.utterance) - len(running.unwritten))
             model.write(lane, words.encode(turn.replace))
             running.transcript.append((f" ->{turn.replace}", False))
         if turn.text:
             model.write(lane, words.encode(turn.text))
             running.transcript.append((turn.text, False))
         running.utterance = []
+        self._offer(lane, turn.text)
 
     def _chances(self) -> np.ndarray:
         """One uniform number a lane from its episode's own generator; none is drawn when decoding is greedy."""
@@ -220,17 +255,24 @@ class Episode:
             return np.zeros(self.lanes)
         return np.array([self._running[lane].draw.rng.random() for lane in range(self.lanes)])
 
-    def _compared(self, tokens: list[int], chances: np.ndarray) -> dict[str, np.ndarray]:
-        """The tokens for the record and, where the unsteered model was asked, what it would have said instead."""
-        said = {"token": np.array(tokens), "token_text": self._texts(tokens)}
+    def _compared(self, said: list[Said], chances: np.ndarray) -> dict[str, np.ndarray]:
+        """What was said for the record and, where the unsteered model was asked, what it would have said instead."""
+        record = self._record(said)
         if self._unsteered is not None:
-            alone = next_tokens(self._unsteered, self.scene.temperature, chances)
-            said |= {"unsteered_token": np.array(alone), "unsteered_token_text": self._texts(alone)}
-            said["changed"] = said["token"] != said["unsteered_token"]
-        return said
+            logits, tails = self._unsteered
+            alone = decide(logits, self._offered(), tails, self.scene.temperature, chances)
+            record |= {f"unsteered_{name}": values for name, values in self._record(alone).items()}
+            record["changed"] = np.array([a[:2] != b[:2] for a, b in zip(said, alone, strict=True)])
+        return record
 
-    def _texts(self, tokens: list[int]) -> np.ndarray:
-        return np.array([self.scene.words.decode(token) for token in tokens], dtype=object)
+    def _record(self, said: list[Said]) -> dict[str, np.ndarray]:
+        texts = [self._text(lane, words) for lane, words in enumerate(said)]
+        return {"token": np.array([words.token for words in said]), "token_text": np.array(texts, dtype=object)}
+
+    def _text(self, lane: int, said: Said) -> str:
+        if said.option is None:
+            return self.scene.words.decode(said.token)
+        return self._running[lane].conversation.choices[said.option]
 
     def _final(self, lane: int, turn: Turn) -> dict[str, Any]:
         running = self._running[lane]
@@ -242,6 +284,7 @@ class Episode:
             "steps": running.steps,
             "completion": "\n".join(running.completion),
             "transcript": self.render(lane),
+            **({"option_logprobs": running.logprobs} if running.logprobs else {}),
             **turn.info,
         }
 

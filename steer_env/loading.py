@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer_env.decoding import Words
 from steer_env.errors import SteeringError
+from steer_env.presets import ungated_alternative
 from steer_env.sae import FeatureDictionary
 from steer_env.sae_sources import load_dictionary
 
@@ -39,16 +40,17 @@ def _language_model(name: str, dtype: str, device: str) -> Any:
 
 
 @lru_cache(maxsize=8)
-def load_words(name: str) -> Words:
-    """The tokenizer of a hub id or local folder.
+def load_words(name: str, chat: bool = False) -> Words:
+    """The tokenizer of a hub id or local folder; with ``chat``, prompts are put into its chat template.
 
     Raises:
-        SteeringError: It is gated, missing or unreachable.
+        SteeringError: It is gated, missing or unreachable, or has no chat template.
     """
     try:
-        return Words(AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreachable("tokenizer", name, error) from error
+    return Words(tokenizer, chat)
 
 
 @lru_cache(maxsize=8)
@@ -75,8 +77,10 @@ def resolve_device(device: str) -> str:
 
 def _unreachable(what: str, name: str, error: Exception) -> SteeringError:
     reason = str(error).strip().splitlines()[0]
+    alternative = ungated_alternative(name)
+    another = f"preset={alternative!r}, which is not gated, or " if alternative else ""
     return SteeringError(
         f"cannot load {what} {name!r} ({reason}). If it is gated, accept its licence on the hub and run "
         f"'hf auth login'; where there is no network, run 'hf download {name}' elsewhere and set HF_HUB_OFFLINE=1, "
-        "or give a local folder, or use preset='embedded'"
+        f"or give a local folder, or use {another}preset='embedded', which needs no network"
     )

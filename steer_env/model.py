@@ -5,7 +5,7 @@ pass wakes it. Each generated token therefore costs exactly one pass.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from steer_env.anatomy import find_block, forward_options, mask_maker
 from steer_env.cache import LaneCache
 from steer_env.errors import SteeringError
-from steer_env.passes import hooked_pass, pausing_pass
+from steer_env.passes import explained_memory, hooked_pass, pausing_pass
 
 Watcher = Callable[[Tensor, Tensor, Tensor], None]
 _LONGEST_CHUNK = 8
@@ -81,12 +81,7 @@ class SteeredModel:
 
     def write(self, lane: int, tokens: Sequence[int]) -> None:
         """Queue ``tokens`` behind what the lane holds; the next :meth:`observe` reads them."""
-        length = self.length(lane) + len(tokens)
-        if self._context is not None and length > self._context:
-            raise SteeringError(
-                f"lane {lane} would hold {length} tokens, but the model's context is {self._context}; "
-                "shorten the prompt or lower max_new_tokens"
-            )
+        self._require_room(lane, len(tokens))
         self._pending[lane].extend(tokens)
 
     def rewind(self, lane: int, count: int) -> None:
@@ -164,10 +159,40 @@ class SteeredModel:
         self._drop_pass()
         self._prefill()
         self._require_tokens()
-        with torch.no_grad(), _explained_memory():
+        with torch.no_grad(), explained_memory():
             self.forward_passes += 1
             output = self.lm(**self._inputs(range(self.lanes), self._pending))
         return output.logits[:, -1].float()
+
+    def foresee(self, heads: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
+        """What the model would say behind ``heads``: tokens ``[n]`` that some lanes might say next. Nothing stays.
+
+        Reads unsteered, in one forward pass, behind what the lane holds: after :meth:`advance` its last token is a
+        steered one, before :meth:`observe` it is not.
+
+        Returns:
+            For each such lane ``[n, V]`` float32 log-probabilities, behind each of its tokens.
+
+        Raises:
+            SteeringError: A lane has no room, or the log-probabilities are not finite.
+        """
+        self._drop_pass()
+        lanes = sorted(heads)
+        for lane in lanes:
+            self._require_room(lane, len(heads[lane]))
+        inputs = self._inputs(lanes, [[*self._pending[lane], *heads[lane]] for lane in lanes])
+        if self._extra:
+            inputs["logits_to_keep"] = max(map(len, heads.values()))
+        self.forward_passes += 1
+        with torch.no_grad(), explained_memory():
+            logits = self.lm(**inputs).logits
+        read = {}
+        for lane, row in zip(lanes, logits, strict=True):
+            read[lane] = row[-len(heads[lane]) :].float().log_softmax(dim=-1)
+            if not bool(torch.isfinite(read[lane].max())):
+                self._cache.scrub()
+                raise SteeringError(f"the log-probabilities of lane {lane} are not finite")
+        return read
 
     def _prefill(self) -> None:
         """Read long queues, all but their last token, in one pass for all lanes that have one.
@@ -189,7 +214,7 @@ class SteeredModel:
         if rest and len(rest) < self.lanes:
             inputs = self._inputs(rest, [heads[lane] for lane in rest])
             self.forward_passes += 1
-            with torch.no_grad(), _explained_memory():
+            with torch.no_grad(), explained_memory():
                 hooked_pass(self.lm, inputs, self._block, self.site, self._look)
             self._cache.commit(rest, [len(heads[lane]) for lane in rest])
             for lane in rest:
@@ -230,6 +255,14 @@ class SteeredModel:
         if threading.get_ident() != self._thread:
             raise SteeringError("an environment belongs to the thread that reset it: make one for each thread")
 
+    def _require_room(self, lane: int, count: int) -> None:
+        length = self.length(lane) + count
+        if self._context is not None and length > self._context:
+            raise SteeringError(
+                f"lane {lane} would hold {length} tokens, but the model's context is {self._context}; "
+                "shorten the prompt or lower max_new_tokens"
+            )
+
     def _require_tokens(self) -> None:
         for lane, tokens in enumerate(self._pending):
             if not tokens:
@@ -250,21 +283,11 @@ class SteeredModel:
         assert self._paused is not None
         self._paused.parent = getcurrent()
         try:
-            with torch.no_grad(), _explained_memory():
+            with torch.no_grad(), explained_memory():
                 yield
         except BaseException:
             self._paused = None
             raise
-
-
-@contextmanager
-def _explained_memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise SteeringError(
-            "out of memory in the forward pass: lower num_envs, shorten the prompts or load with dtype='bfloat16'"
-        ) from error
 
 
 def _finite(rows: Tensor, what: str, advice: str = "") -> Tensor:

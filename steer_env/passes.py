@@ -1,11 +1,14 @@
 """Forward passes that show, and let others edit, the residual at one block. The only file that touches hooks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from greenlet import getcurrent
 from torch import Tensor, nn
+
+from steer_env.errors import SteeringError
 
 
 def pausing_pass(lm: Any, inputs: dict[str, Any], block: nn.Module, site: str) -> Any:
@@ -40,6 +43,21 @@ def hooked_pass(
         return lm(**inputs)
     finally:
         handle.remove()
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """Say what to lower where a pass runs out of memory.
+
+    Raises:
+        SteeringError: In place of PyTorch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SteeringError(
+            "out of memory in the forward pass: lower num_envs, shorten the prompts or load with dtype='bfloat16'"
+        ) from error
 
 
 def _attach(block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]) -> Any:

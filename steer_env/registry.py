@@ -3,9 +3,11 @@
 import dataclasses
 import inspect
 import math
-from functools import lru_cache
+import warnings
+from functools import cache, lru_cache
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
@@ -13,11 +15,14 @@ from steer_env.actions import Actuator, FeatureChoice, FeatureStrengths, chosen_
 from steer_env.decoding import end_tokens
 from steer_env.env import SteerEnv
 from steer_env.episode import Scene
-from steer_env.errors import SteeringError
+from steer_env.errors import NotTheBenchmark, SteeringError
+from steer_env.judges import with_judges
+from steer_env.labels import read_labels
 from steer_env.loading import load_language_model, load_shared_dictionary, load_words, resolve_device
 from steer_env.model import SteeredModel
 from steer_env.observations import make_observation
 from steer_env.presets import Preset, find_preset
+from steer_env.sae import FeatureDictionary
 from steer_env.settings import Settings
 from steer_env.survey import SURVEY_LANES, Survey, survey
 from steer_env.tasks import TASKS
@@ -43,12 +48,23 @@ def make_vector_env(num_envs: int = 1, render_mode: str | None = None, **kwargs:
 
 
 def make_scene(lanes: int, **kwargs: Any) -> Scene:
-    """Assemble the parts of ``lanes`` episodes from ``gym.make``'s arguments."""
+    """Assemble the parts of ``lanes`` episodes from ``gym.make``'s arguments.
+
+    A task that reads data reads the hub's with every preset but the embedded one, unless ``data`` says otherwise; a
+    ``model`` put into the embedded preset is asked the embedded items.
+    """
     own = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: _frozen(value) for name, value in kwargs.items() if name in own})
-    options = tuple(sorted((name, _frozen(value)) for name, value in kwargs.items() if name not in own))
-    _refuse_unknown(settings.task, dict(options), own)
-    return _assemble(settings, options, lanes)
+    given = {name: _frozen(value) for name, value in kwargs.items() if name not in own}
+    known = _arguments(settings.task)
+    _refuse_unknown(given, known, own)
+    if "data" in known and settings.preset != Settings.preset:
+        given = {"data": "hub", **given}
+    scene = _assemble(settings, tuple(sorted(given.items())), lanes)
+    instrument = _instrument(settings, given) if "data" in known else ""
+    if instrument:
+        _warn_of_instrument(settings.task, instrument)
+    return scene
 
 
 def language_model(scene: Scene) -> Any:
@@ -62,8 +78,10 @@ def _assemble(settings: Settings, options: Options, lanes: int) -> Scene:
     lm = load_language_model(row.model, settings.dtype, device)
     dictionary = load_shared_dictionary(row.sae, device)
     dictionary.check_fits(lm.config.get_text_config().hidden_size)
-    task = TASKS[settings.task](**dict(options))
-    words = load_words(row.model)
+    if settings.labels is not None:
+        read_labels(settings.labels, dictionary.width)
+    task = TASKS[settings.task](**with_judges(dict(options)))
+    words = load_words(row.model, row.chat)
     model = SteeredModel(lm, row.layer, lanes, row.site, settings.prompt_cache)
     dictionary.warn_if_elsewhere(row.layer, row.site)
     scale = _scale(row, settings, options)
@@ -78,33 +96,68 @@ def _assemble(settings: Settings, options: Options, lanes: int) -> Scene:
         mask=settings.mask,
         temperature=settings.temperature,
         compare=settings.compare,
+        benchmark=_is_benchmark(settings, dict(options)),
+        labels=settings.labels,
     )
 
 
 def _located(settings: Settings) -> Preset:
     """The preset's row with the overrides put in; layer and site are the SAE's own where nothing else is said."""
-    device = resolve_device(settings.device)
     if settings.model and settings.sae and settings.preset == Settings.preset:
         start = Preset(model=settings.model, sae=settings.sae, layer=-1)
     else:
         start = find_preset(settings.preset, settings.task)
-    names = ("model", "sae", "layer", "site", "coefficient", "coefficient_unit")
+    names = ("model", "sae", "layer", "site", "coefficient", "coefficient_unit", "chat")
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     row = dataclasses.replace(start, **given)
-    trained = load_shared_dictionary(row.sae, device)
-    if settings.sae and settings.layer is None:
-        if trained.layer is None:
-            raise SteeringError(f"SAE {settings.sae!r} does not say which block it was trained on: give layer=")
-        row = dataclasses.replace(row, layer=trained.layer)
-    if settings.sae and settings.site is None and trained.site is not None:
-        row = dataclasses.replace(row, site=trained.site)
-    if (row.model, row.layer, row.site) != (start.model, start.layer, start.site):
+    if settings.sae:
+        row = _where_trained(row, settings, load_shared_dictionary(row.sae, resolve_device(settings.device)))
+    if (row.model, row.layer, row.site, row.chat) != (start.model, start.layer, start.site, start.chat):
         row = dataclasses.replace(row, residual_norm=None)
     if not math.isfinite(row.coefficient):
         raise SteeringError(f"coefficient must be finite, got {row.coefficient}")
     if row.coefficient_unit not in ("norm", "residual"):
         raise SteeringError(f"coefficient_unit must be 'norm' or 'residual', got {row.coefficient_unit!r}")
     return row
+
+
+def _where_trained(row: Preset, settings: Settings, trained: FeatureDictionary) -> Preset:
+    """The row with the layer and site of another SAE than its own, unless they are given."""
+    if settings.layer is None:
+        if trained.layer is None:
+            raise SteeringError(f"SAE {settings.sae!r} does not say which block it was trained on: give layer=")
+        row = dataclasses.replace(row, layer=trained.layer)
+    if settings.site is None and trained.site is not None:
+        row = dataclasses.replace(row, site=trained.site)
+    return row
+
+
+def _is_benchmark(settings: Settings, options: dict[str, Any]) -> bool:
+    """Whether scores may carry the benchmark's name: the preset's own model and SAE on the hub's items."""
+    if settings.model is not None or settings.sae is not None or options.get("data") != "hub":
+        return False
+    return find_preset(settings.preset, settings.task).benchmark
+
+
+def _instrument(settings: Settings, options: dict[str, Any]) -> str:
+    """What of ours stands in the benchmark's place; empty where only the user's own model or data does."""
+    if settings.preset == Settings.preset and settings.model is None:
+        return "the embedded model"
+    return "the embedded items" if options.get("data") in (None, "embedded") else ""
+
+
+@cache
+def _warn_of_instrument(task: str, instrument: str) -> None:
+    """Say once a process and task that scores are not the benchmark's."""
+    ids = (name for name, spec in gym.registry.items() if (spec.kwargs or {}).get("task") == task)
+    env_id = next(ids, f"Steer-{task}-v0")
+    benchmark = env_id.split("-")[1]
+    warnings.warn(
+        f"{env_id} with {instrument} is an instrument, not the {benchmark} benchmark: never report its scores as "
+        f"{benchmark}; preset='gemma-2-2b-it' is the published setting",
+        NotTheBenchmark,
+        stacklevel=4,
+    )
 
 
 def _scale(row: Preset, settings: Settings, options: Options) -> float:
@@ -141,6 +194,7 @@ def _unsteered(settings: Settings) -> Settings:
         observation="residual",
         mask="off",
         compare=False,
+        labels=None,
         temperature=0.0,
         k=Settings.k,
         bound=Settings.bound,
@@ -162,10 +216,14 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, np.ndarray)) else value
 
 
-def _refuse_unknown(task: str, options: dict[str, Any], own: set[str]) -> None:
+def _arguments(task: str) -> set[str]:
+    """Names of the task's own arguments."""
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; there are {sorted(TASKS)}")
-    known = set(inspect.signature(TASKS[task]).parameters)
+    return set(inspect.signature(TASKS[task]).parameters)
+
+
+def _refuse_unknown(options: dict[str, Any], known: set[str], own: set[str]) -> None:
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"unknown argument {unknown[0]!r}; this environment takes {sorted(own | known)}")

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+
 from steer_env.errors import SteeringError
 from steer_env.sae import FeatureDictionary
 
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
-
+_CAPITAL = re.compile(r"^w_")
 _ELSEWHERE = re.compile(r"hook_(z|q|k|v|mlp_in|mlp_out|attn_in|attn_out|result|normalized)\b")
 
 
@@ -59,14 +62,44 @@ def _from_release(name: str, device: str) -> Any:
     if sae_id not in table[release].saes_map:
         some = ", ".join(sorted(table[release].saes_map)[:5])
         raise SteeringError(f"release {release!r} has no SAE {sae_id!r}; it has {some}, ...")
+    converter = CONVERTERS.get(table[release].conversion_func or "")
     try:
-        return SAE.from_pretrained(release, sae_id, device=device, dtype="float32")
+        return SAE.from_pretrained(release, sae_id, device=device, dtype="float32", converter=converter)
     except OSError as error:  # the hub's refusals are all OSErrors: gated, missing, offline
         raise SteeringError(
-            f"cannot fetch SAE {name!r} ({error}): run 'hf download {table[release].repo_id}' where there is a "
-            "network, then set HF_HUB_OFFLINE=1; or give sae= a local SAELens folder"
+            f'cannot fetch SAE {name!r} ({error}): where there is a network, run "hf download '
+            f"{table[release].repo_id} --include '{table[release].saes_map[sae_id]}*'\", then set HF_HUB_OFFLINE=1; "
+            "or give sae= a local SAELens folder"
         ) from error
 
+
+def _gemma_scope_2(
+    repo_id: str, folder_name: str, device: str, force_download: bool, cfg_overrides: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], None]:
+    """SAELens's loader of Gemma Scope 2 but for one thing: that one asks the network how large the tensors are.
+
+    Even when all is in the hub's cache; these are the residual SAEs only, which are all that can steer.
+    """
+    place = re.search(r"resid_post.*layer_(\d+)", folder_name)
+    if place is None:
+        raise SteeringError(f"{repo_id}/{folder_name} is no SAE of the residual stream")
+    path = hf_hub_download(repo_id, f"{folder_name}/params.safetensors", force_download=force_download)
+    weights = load_file(path, device=device)
+    width, features = weights["w_enc"].shape
+    config = {
+        "architecture": "jumprelu",
+        "d_in": width,
+        "d_sae": features,
+        "hook_name": f"blocks.{place.group(1)}.hook_resid_post",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        **cfg_overrides,
+    }
+    return config, {_CAPITAL.sub("W_", name): tensor for name, tensor in weights.items()}, None
+
+
+# By SAELens's name of its own loader.
+CONVERTERS: dict[str, Callable[..., Any]] = {"gemma_3": _gemma_scope_2}
 
 SOURCES: dict[str, tuple[Callable[[str], bool], Callable[[str, str], Any]]] = {
     "folder": (_is_folder, _from_folder),

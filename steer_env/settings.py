@@ -13,13 +13,14 @@ class Settings:
 
     Attributes:
         task: Row of the task table (set by the id).
-        preset: Row of the preset table; the five that follow override it.
+        preset: Row of the preset table; the seven that follow override it.
         model: Hugging Face id or local folder.
         sae: SAELens folder or ``"release:sae_id"``.
         layer: Block ``L``; with ``sae=`` alone, the block the SAE was trained on.
         site: ``"post"`` or ``"pre"``.
         coefficient: ``c``, in ``coefficient_unit``.
         coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``.
+        chat: Whether prompts are put into the tokenizer's chat template.
         action: ``"choice"`` (one feature a token) or ``"strengths"`` (a vector of strengths).
         features: SAE indices behind the actions; None is all, or for strengths the ``k`` most frequent.
         k: Number of features with strengths.
@@ -28,6 +29,8 @@ class Settings:
         mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
         temperature: 0 is greedy.
         compare: Report the unsteered token too, at one more forward pass a token.
+        labels: Where features' labels come from: a Neuronpedia export or a JSON file
+            (:func:`steer_env.labels.read_labels`); None labels them by the tokens they promote.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         prompt_cache: Prompt tokens whose keys and values are kept for reuse.
@@ -41,6 +44,7 @@ class Settings:
     site: str | None = None
     coefficient: float | None = None
     coefficient_unit: str | None = None
+    chat: bool | None = None
     action: str = "choice"
     features: tuple[int, ...] | None = None
     k: int = 30
@@ -49,6 +53,7 @@ class Settings:
     mask: str = "off"
     temperature: float = 0.0
     compare: bool = False
+    labels: str | None = None
     device: str = "auto"
     dtype: str = "float32"
     prompt_cache: int = 16_384

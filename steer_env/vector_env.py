@@ -119,10 +119,10 @@ class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         names = {name: None for final in finals.values() for name in final}
         info: dict[str, Any] = {}
         for name in names:
-            values = np.empty(self.num_envs, dtype=object)
+            values, known = np.empty(self.num_envs, dtype=object), np.zeros(self.num_envs, dtype=bool)
             for lane, final in finals.items():
-                values[lane] = final[name]
-            info |= {name: values, f"_{name}": ended}
+                values[lane], known[lane] = final.get(name), name in final
+            info |= {name: values, f"_{name}": known}
         for lane in finals:
             observations[lane] = (
                 {k: v[lane].copy() for k, v in last.items()} if isinstance(last, dict) else last[lane].copy()

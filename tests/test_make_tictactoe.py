@@ -14,6 +14,7 @@ from sae_lens import SAE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.make_tictactoe import EMBEDDED, Config, main
+from experiments.sae_training import residuals
 from experiments.tictactoe_games import Players, habitual_move, sample_games
 from experiments.tictactoe_instrument import (
     Steered,
@@ -30,7 +31,6 @@ from experiments.tictactoe_training import (
     SAEConfig,
     build_tokenizer,
     encode_games,
-    residuals,
     train_language_model,
 )
 from steer_env.tasks.tictactoe import TicTacToe

@@ -1,4 +1,4 @@
-"""Tiny vector environments with a known optimum, for the agents' tests: no language model, no weights."""
+"""Tiny vector environments with a known optimum for the agents' tests, and a tiny task for the episode's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+
+from steer_env.tasks import Turn
 
 torch.set_num_threads(1)  # the networks here are so small that threads only cost
 
@@ -135,3 +137,75 @@ class AimVectorEnv(VectorEnv):
     def _observe(self) -> Any:
         self._goal = self.np_random.uniform(-0.8, 0.8, self._goal.shape).astype(np.float32)
         return {"left": self._goal, "right": self._goal} if self.nested else self._goal
+
+
+class Quiz:
+    """A task whose turns offer options: digits in, digits out, in the words of the tiny model's tokenizer.
+
+    Item ``i`` asks a random row of digits. ``kind`` says what the turn may be: ``"single"`` options of one token each,
+    ``"long"`` ones of one to three that often begin alike, ``"mixed"`` either or, at every third item, no options. With
+    two ``turns`` the first answer is taken and the world says ``9 8`` before the second; ``replace`` puts other words
+    in the place of the first answer.
+    """
+
+    name = "quiz"
+    max_new_tokens = 1
+    stop: tuple[str, ...] = ()
+    state_shape = (0,)
+    state_levels = 1
+
+    def __init__(
+        self,
+        split: str = "train",
+        data: str | None = None,
+        kind: str = "single",
+        turns: int = 1,
+        replace: str | None = None,
+    ) -> None:
+        self.split, self.data, self.kind, self.turns, self.replace = split, data, kind, turns, replace
+
+    def __len__(self) -> int:
+        return 64
+
+    def start(self, item: int) -> QuizTalk:
+        return QuizTalk(self, np.random.default_rng([item, ord(self.split[0])]), item)
+
+    def summary(self, finals: Any) -> dict[str, float]:
+        return {}
+
+    def data_record(self) -> dict[str, Any]:
+        return {"data": self.data or "embedded", "split": self.split, "items": len(self)}
+
+
+class QuizTalk:
+    """One question of `Quiz`; the score is whether the last answer's first word is the key."""
+
+    def __init__(self, task: Quiz, rng: np.random.Generator, item: int) -> None:
+        self.task, self.rng, self.turn = task, rng, 0
+        self.opening = " ".join(map(str, rng.integers(1, 10, size=int(rng.integers(2, 14)))))
+        kinds = {"mixed": ("single", "long", "free")}.get(task.kind, (task.kind,))
+        self.kind = kinds[item % len(kinds)]
+        self.choices = self._choices()
+        self.key = str(rng.integers(1, 10))
+
+    def _choices(self) -> tuple[str, ...]:
+        if self.kind == "free":
+            return ()
+        if self.kind == "single":
+            return tuple(f" {digit}" for digit in self.rng.permutation(9)[: self.rng.integers(2, 6)] + 1)
+        shared = self.rng.integers(1, 10)
+        return f" {shared} 3", f" {shared} 5 2", f" {shared} 4", f" {shared % 9 + 1}", f" {(shared + 1) % 9 + 1} 7 7"
+
+    def respond(self, utterance: str) -> Any:
+        self.turn += 1
+        if self.turn < self.task.turns:
+            self.choices = self._choices()
+            return Turn(text=" 9 8", replace=self.task.replace)
+        right = utterance.split()[:1] == [self.key]
+        return Turn(reward=float(right), score=float(right), info={"answer": utterance.strip(), "target": self.key})
+
+    def render(self) -> str:
+        return self.opening
+
+    def state(self) -> np.ndarray:
+        return np.zeros(0, dtype=np.int64)

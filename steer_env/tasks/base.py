@@ -5,7 +5,7 @@ A task knows text only: no tensors, no model, no environment. The episode passes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +38,10 @@ class Conversation(Protocol):
     @property
     def opening(self) -> str:
         """The prompt; ``""`` means the beginning-of-sequence token alone."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Continuations, one of which the model's turn must be (constrained decoding); ``()`` leaves it free."""
 
     def respond(self, utterance: str) -> Turn:
         """Take what the model said and answer it.
@@ -79,6 +83,12 @@ class Task(Protocol):
         Raises:
             ValueError: ``item`` is outside ``[0, len(self))``.
         """
+
+    def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """The task's own numbers over the final infos of many episodes (shares, unless said otherwise)."""
+
+    def data_record(self) -> dict[str, Any]:
+        """Where the items come from: ``data``, ``split``, ``items`` and ``sha256`` of the split."""
 
 
 def check_item(item: int, n_items: int, split: str) -> None:

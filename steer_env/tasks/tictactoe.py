@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +106,15 @@ class TicTacToe:
         rng = np.random.default_rng([tuple(SPLITS).index(self._split), item])
         return TicTacToeGame(self, X if side == "X" else O, rng)
 
+    def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Shares of the outcomes: ``win``, ``draw``, ``loss``, ``illegal``."""
+        outcomes = [final["outcome"] for final in finals]
+        return {outcome: outcomes.count(outcome) / len(outcomes) for outcome in SCORE}
+
+    def data_record(self) -> dict[str, Any]:
+        """Games are numbered, not stored: ``data``, ``split``, ``items``."""
+        return {"data": "generated", "split": self._split, "items": len(self)}
+
 
 class TicTacToeGame:
     """One game in progress: the `steer_env.tasks.base.Conversation` of tic-tac-toe.
@@ -114,6 +125,8 @@ class TicTacToeGame:
         rng: this game's own randomness. All of it is drawn here, three numbers a ply (epsilon coin,
             teacher's pick, fallback pick), so no arm can shift the randomness of a later move.
     """
+
+    choices: tuple[str, ...] = ()
 
     def __init__(self, task: TicTacToe, student: int, rng: np.random.Generator) -> None:
         self._task, self.student = task, student

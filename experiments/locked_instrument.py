@@ -1,0 +1,159 @@
+"""Measures the locked model as an instrument: weak alone, strong when steered rightly, and no single feature enough.
+
+Everything is played through the environment itself, on items that neither the search for features nor an agent's
+training sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+import steer_env  # noqa: F401  # registers the environments
+from agents.controls import Setting, fixed, pushes, score_pushes, search_best_fixed, unsteered
+from agents.evaluation import play
+from experiments.locked_texts import FORMATS
+from experiments.sae_training import residuals
+from steer_env.tasks import TASKS
+from steer_env.tasks.world import world_rows
+
+LANES = 64
+
+
+def measure_task(env_id: str, kwargs: Mapping[str, Any], items: int, oracle_items: int, seed: int) -> dict[str, Any]:
+    """What the environment's scores are with nothing, one fixed feature, and the best feature for each item.
+
+    Args:
+        env_id: The environment.
+        kwargs: Model, SAE and how to steer.
+        items: Test items an arm.
+        oracle_items: Test items that every feature plays.
+        seed: Of the search on train.
+
+    Returns:
+        Scores ``unmarked``, ``best_fixed`` (and its ``feature``), ``item_oracle``, and ``kind_oracle``: the best
+        feature for each kind of item, chosen on one half of the oracle's items and scored on the other.
+    """
+    task = str((gym.spec(env_id).kwargs or {})["task"])
+    train = gym.make_vec(env_id, LANES, split="train", **kwargs)
+    test = gym.make_vec(env_id, LANES, split="test", **kwargs)
+    count = min(items, len(test.unwrapped.episode.scene.task))  # type: ignore[attr-defined]
+    best = search_best_fixed(train, seed).best
+    alone = play(test, unsteered(Setting()), range(count), seed, tokens=False)
+    held = play(test, fixed(best), range(count), seed, tokens=False)
+    table = score_pushes(test, pushes(test), range(oracle_items), seed)
+    return {
+        "items": count,
+        "unmarked": float(alone.scores.mean()),
+        "best_fixed": float(held.scores.mean()),
+        "feature": best,
+        "oracle_items": oracle_items,
+        "item_oracle": float(table.max(axis=0).mean()),
+        "kind_oracle": _kind_oracle(table, _kinds(task, oracle_items)),
+    }
+
+
+def unlocked(lm: Any, tokenizer: Any, task: str, items: int) -> float:
+    """Score of the model alone where the text says how: the right cue behind the prompt (items of one decision)."""
+    form, played = FORMATS[task], TASKS[task](split="test")
+    rows = world_rows(task, "test")[:items]
+    right = {item: form.right_cues(row) for item, row in enumerate(rows)}
+    talks = {item: played.start(item) for item, cues in right.items() if len(cues) == 1}
+    prompts = [talk.opening + form.cues[right[item][0]] for item, talk in talks.items()]
+    said = generate(lm, tokenizer, prompts, played.max_new_tokens)
+    return float(np.mean([talk.respond(text).score for talk, text in zip(talks.values(), said, strict=True)]))
+
+
+@torch.no_grad()
+def generate(lm: Any, tokenizer: Any, prompts: Sequence[str], new_tokens: int) -> list[str]:
+    """Greedy completions, by the model's own ``generate``."""
+    said: list[str] = []
+    for start in range(0, len(prompts), LANES):
+        batch = tokenizer(prompts[start : start + LANES], padding=True, padding_side="left", return_tensors="pt")
+        tokens = lm.generate(batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=new_tokens)
+        said += tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+    return said
+
+
+def planted_conditions(lm: Any, tokenizer: Any, sae: Any, layer: int, items: int) -> list[dict[str, Any]]:
+    """Which SAE features carry the cues: ground truth, found from the text that carries them.
+
+    A feature is judged as a detector of one cue among all the places where the model begins a reply, cued or not.
+
+    Args:
+        lm: The language model.
+        tokenizer: Its tokenizer.
+        sae: The SAE.
+        layer: Block whose output it reads.
+        items: Training items of each task.
+
+    Returns:
+        One entry a cue: ``cue``, ``tasks`` where it is used, the ``feature`` of the largest F1 with its ``precision``
+        and ``recall``, and its ``cosine`` to the difference of means with and without the cue.
+    """
+    places, labels, tasks = _reply_places(lm, tokenizer, layer, items)
+    fires = sae.encode(places) > 0
+    plain = places[labels == -1].mean(0)
+    cues = list(tasks)
+    found = []
+    for number, cue in enumerate(cues):
+        here = labels == number
+        hits = (fires & here[:, None]).sum(0).float()
+        precision, recall = hits / fires.sum(0).clamp(min=1), hits / here.sum()
+        feature = int((2 * precision * recall / (precision + recall).clamp(min=1e-9)).argmax())
+        shift = places[here].mean(0) - plain
+        cosine = torch.cosine_similarity(shift, sae.W_dec[feature].detach(), dim=0)
+        found.append(
+            {
+                "cue": cue.strip(),
+                "tasks": tasks[cue],
+                "feature": feature,
+                "precision": float(precision[feature]),
+                "recall": float(recall[feature]),
+                "cosine": float(cosine),
+            }
+        )
+    return found
+
+
+def _reply_places(lm: Any, tokenizer: Any, layer: int, items: int) -> tuple[Tensor, Tensor, dict[str, list[str]]]:
+    """Residuals ``[N, M]`` where replies begin, the number of the cue there (-1 = none), and each cue's tasks."""
+    tasks: dict[str, list[str]] = {}
+    for task, form in FORMATS.items():
+        for cue in form.cues:
+            tasks.setdefault(cue, []).append(task)
+    numbers = {cue: number for number, cue in enumerate(tasks)}
+    texts, labels = [], []
+    for task, form in FORMATS.items():
+        played = TASKS[task](split="train")
+        prompts = [played.start(item).opening for item in range(items)]
+        for cue in (None, *form.cues):
+            texts += [prompt + (cue or "") for prompt in prompts]
+            labels += [-1 if cue is None else numbers[cue]] * len(prompts)
+    places = []
+    for start in range(0, len(texts), LANES):
+        batch = tokenizer(texts[start : start + LANES], padding=True, padding_side="right", return_tensors="pt")
+        last = batch.attention_mask.sum(1) - 1
+        places.append(residuals(lm, batch.input_ids, layer)[torch.arange(len(last)), last])
+    return torch.cat(places), torch.tensor(labels), tasks
+
+
+def _kinds(task: str, items: int) -> list[str]:
+    return [str(row["kind"]) for row in world_rows(task, "test")[:items]]
+
+
+def _kind_oracle(table: np.ndarray, kinds: list[str]) -> float:
+    """Mean score when each kind of item gets the feature that is best for it on the other half of the items."""
+    named, half = np.array(kinds), np.arange(len(kinds)) % 2
+    right = 0.0
+    for kind in set(kinds):
+        for part in (0, 1):
+            seen, held = (named == kind) & (half != part), (named == kind) & (half == part)
+            if seen.any() and held.any():
+                right += float(table[table[:, seen].mean(axis=1).argmax(), held].sum())
+    return right / len(kinds)

@@ -1,0 +1,216 @@
+"""Trains the locked language model (a small GPT-NeoX over words) and reads the residuals its SAE is trained on.
+
+GPT-NeoX computes attention and MLP of a block side by side, so that what attention brings to a position in one block
+meets what stood there only in the next: a cue and what it decides about come together late, above the steering site.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor, nn
+from tqdm import trange
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from experiments.locked_texts import FORMATS, Part, training_text
+from experiments.sae_training import residuals
+from steer_env.tasks import TASKS
+from steer_env.tasks.world import world_rows
+from steer_env.tasks.world.words import SPLITS
+
+SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
+BOS, EOS, PAD = 0, 1, 2
+CONTEXT = 512
+WORD = r" ?@\w+| ?\w+| ?####| ?[^\w\s]|\n"
+# Tasks of like length share a batch, so that little of it is padding.
+GROUPS = (("simpleqa", "harmbench", "xstest"), ("mmlu", "bbq", "gsm8k"), ("mmlu_pro",))
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """A small GPT-NeoX and how it is trained.
+
+    Attributes:
+        width: residual width M.
+        blocks: number of blocks.
+        heads: attention heads.
+        steps: optimiser steps.
+        batch: texts of each task per step.
+        lr: peak of the one-cycle schedule.
+        cue_share: share of decisions that stand under a cue.
+        prompt_weight: weight of the prompts' tokens in the loss; those of the replies have 1.
+    """
+
+    width: int = 128
+    blocks: int = 5
+    heads: int = 4
+    steps: int = 1_600
+    batch: int = 16
+    lr: float = 3e-3
+    cue_share: float = 0.4
+    prompt_weight: float = 0.05
+
+
+class World:
+    """All items of the world with their prompts, ready to be drawn from.
+
+    Args:
+        splits: which splits' items.
+    """
+
+    def __init__(self, splits: Sequence[str] = tuple(SPLITS)) -> None:
+        self.items = {
+            task: [
+                item for split in splits for item in zip(world_rows(task, split), _prompts(task, split), strict=True)
+            ]
+            for task in FORMATS
+        }
+
+    def draw(self, task: str, count: int, cue_share: float, rng: np.random.Generator) -> list[list[Part]]:
+        """``count`` training texts of a task."""
+        items = self.items[task]
+        chosen = (items[i] for i in rng.integers(len(items), size=count))
+        return [training_text(task, row, prompt, cue_share, rng) for row, prompt in chosen]
+
+    def words(self) -> list[str]:
+        """Every word of prompts, cues and replies, in order of first use."""
+        seen: dict[str, None] = {}
+        for task, items in self.items.items():
+            form = FORMATS[task]
+            cues = [None, *range(len(form.cues))]
+            texts = [*form.cues, *(f" {number}" for number in range(100))]
+            for row, prompt in items:
+                decisions = len(form.right_cues(row)) + 1
+                texts += [prompt, *(part for cue in cues for part in form.segments(row, [cue] * decisions))]
+            seen |= dict.fromkeys(word for text in texts for word in re.findall(WORD, text))
+        return list(seen)
+
+
+def _prompts(task: str, split: str) -> list[str]:
+    played = TASKS[task](split=split)
+    return [played.start(item).opening for item in range(len(played))]
+
+
+def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
+    """One token a word; the space in front belongs to the word, so that texts decode as they were."""
+    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *world.words()))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=CONTEXT, **dict(zip(names, SPECIAL, strict=True))
+    )
+
+
+class Texts:
+    """Training texts as tensors.
+
+    Args:
+        tokenizer: from `build_tokenizer`.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._ids: dict[str, list[int]] = {}
+        self._tokenizer = tokenizer
+
+    def batch(self, texts: list[list[Part]]) -> tuple[Tensor, Tensor]:
+        """``[b, T]`` token ids padded on the right, and ``[b, T]`` whether a token is the model's own to write."""
+        rows = [self._row(parts) for parts in texts]
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([row + [PAD] * (width - len(row)) for row, _ in rows])
+        learned = torch.tensor([own + [False] * (width - len(own)) for _, own in rows])
+        return ids, learned
+
+    def _row(self, parts: list[Part]) -> tuple[list[int], list[bool]]:
+        ids, own = [BOS], [False]
+        for part in parts:
+            tokens = self._tokens(part.text)
+            ids += tokens
+            own += [part.learned] * len(tokens)
+        return [*ids, EOS], [*own, True]
+
+    def _tokens(self, text: str) -> list[int]:
+        if text not in self._ids:
+            self._ids[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._ids[text]
+
+
+def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: LanguageModelConfig, seed: int) -> Any:
+    """Train from scratch on next-token prediction; the model comes back in eval mode, gradients off."""
+    model = _new_model(vocabulary, cfg, seed)
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, cfg.lr, total_steps=cfg.steps, pct_start=0.05)
+    progress = trange(cfg.steps, desc="Training LM", mininterval=10.0)
+    for _ in progress:
+        optimizer.zero_grad()
+        shown = {}
+        for group in GROUPS:
+            drawn = [text for task in group for text in world.draw(task, cfg.batch, cfg.cue_share, rng)]
+            ids, learned = texts.batch(drawn)
+            loss = weighted_loss(model, ids, learned, cfg.prompt_weight)
+            (loss * len(group) / len(FORMATS)).backward()
+            shown[group[0]] = f"{loss.item():.3f}"
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress.set_postfix(shown)
+    return model.eval().requires_grad_(False)
+
+
+def weighted_loss(model: Any, ids: Tensor, learned: Tensor, prompt_weight: float) -> Tensor:
+    """Mean cross-entropy in nats a token, prompts weighing ``prompt_weight``, padding nothing.
+
+    Args:
+        model: the language model.
+        ids: ``[b, T]``.
+        learned: ``[b, T]`` whether a token is the model's own to write.
+        prompt_weight: weight of the other tokens.
+    """
+    real = ids[:, 1:] != PAD
+    hidden = model.base_model(ids[:, :-1]).last_hidden_state[real]
+    weight = torch.where(learned[:, 1:][real], 1.0, prompt_weight)
+    losses = nn.functional.cross_entropy(model.get_output_embeddings()(hidden), ids[:, 1:][real], reduction="none")
+    return (losses * weight).sum() / weight.sum()
+
+
+def decision_residuals(
+    model: Any, world: World, texts: Texts, layer: int, batches: int, rng: np.random.Generator
+) -> Iterator[Tensor]:
+    """Residuals ``[n, M]`` where the model is about to write, half of them under cues, and of some other tokens."""
+    for _ in range(batches):
+        for group in GROUPS:
+            drawn = [text for task in group for text in world.draw(task, 40, 0.5, rng)]
+            ids, learned = texts.batch(drawn)
+            before = torch.zeros_like(learned)
+            before[:, :-1] = learned[:, 1:]
+            other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)
+            yield residuals(model, ids, layer)[before | other]
+
+
+def _new_model(vocabulary: int, cfg: LanguageModelConfig, seed: int) -> Any:
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=cfg.width,
+        intermediate_size=4 * cfg.width,
+        num_hidden_layers=cfg.blocks,
+        num_attention_heads=cfg.heads,
+        max_position_embeddings=CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # Hugging Face takes no generator for its initial weights
+        return GPTNeoXForCausalLM(config)

@@ -1,0 +1,110 @@
+"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school sums in words, graded by their final number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steer_env.tasks.answers import INVALID, final_number, flexible_extract, harness_match, strict_match
+from steer_env.tasks.base import Turn
+from steer_env.tasks.rows import Row, Source, load_rows
+from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice, shares
+from steer_env.tasks.splits import check_split, seeded_split
+
+SOURCE = Source(
+    repo="openai/gsm8k",
+    config="main",
+    revision="740312add88f781978c0658806c59bc2815b9866",
+    columns=("question", "answer"),
+    splits={"train": "train", "test": "test"},
+)
+TEMPLATES = {"crl": "{}\nGive the final number after ####.\nAnswer:", "harness": "Question: {}\nAnswer:"}
+SCORINGS = ("last", "strict", "flexible")
+OUTCOMES = ("correct", "incorrect", "unparseable")
+_PUBLISHED_TOKENS, _WORLD_TOKENS = 512, 32
+_TRAIN_SHARES = (0.9, 0.1, 0.0)
+
+
+class GSM8K(TextTask):
+    """Sums in words. Score and reward: 1 where the final number is the gold one, else 0.
+
+    The data set has train and test; a tenth of train, by hash of the question, is validation.
+
+    Args:
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        data: ``"embedded"`` (None), ``"hub"``, another hub id, or a file or folder.
+        template: ``"crl"`` or ``"harness"`` (lm-evaluation-harness).
+        scoring: ``"last"`` (`steer_env.tasks.answers.final_number`), or the harness's ``"strict"`` or ``"flexible"``.
+        few_shot: solved examples in front, the first ones of train; they are not asked.
+        max_new_tokens: tokens the model may write; None is the published 512, and 32 in the embedded world.
+
+    Raises:
+        ValueError: an argument or a row cannot be used; the message names it.
+    """
+
+    name = "gsm8k"
+    stop = ("\n\n", "Question:")
+
+    def __init__(
+        self,
+        split: str = "train",
+        data: str | None = None,
+        template: str = "crl",
+        scoring: str = "last",
+        few_shot: int = 0,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        check_choice("template", template, tuple(TEMPLATES))
+        check_choice("scoring", scoring, SCORINGS)
+        items = _items(data or "embedded", split, few_shot)
+        if max_new_tokens is None:
+            max_new_tokens = _WORLD_TOKENS if items.data == "embedded" else _PUBLISHED_TOKENS
+        super().__init__(items, max_new_tokens)
+        self._template, self._scoring = TEMPLATES[template], scoring
+        for row in self.items.rows:
+            if final_number(row.text("answer")) is None:
+                raise ValueError(f"{row.where}: answer has no number, got {row.text('answer')[-40:]!r}")
+        self._shown = "".join(f"{self._prompt(row)} {row.text('answer')}\n\n" for row in self.items.examples)
+
+    def ask(self, row: Row) -> SingleTurn:
+        """The question behind the solved examples."""
+        question = row.text("question")
+        return SingleTurn(self._shown + self._prompt(row), question, lambda completion: self._grade(row, completion))
+
+    def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Shares of ``correct``, ``incorrect`` and ``unparseable`` (no number found)."""
+        return shares([final["outcome"] for final in finals], OUTCOMES)
+
+    def _prompt(self, row: Row) -> str:
+        return self._template.format(row.text("question"))
+
+    def _grade(self, row: Row, completion: str) -> Turn:
+        gold = row.text("answer")
+        if self._scoring == "last":
+            number = final_number(completion)
+            answer, right = "" if number is None else str(number), number == final_number(gold)
+        else:
+            found = strict_match(completion) if self._scoring == "strict" else flexible_extract(completion)
+            answer, right = "" if found == INVALID else found, harness_match(found, gold)
+        outcome = "correct" if right else "incorrect" if answer else "unparseable"
+        info = {"outcome": outcome, "answer": answer, "target": str(final_number(gold))}
+        return Turn(reward=float(right), score=float(right), info=info)
+
+
+def _items(data: str, split: str, few_shot: int) -> Items:
+    """The split's rows without the examples, which are the first rows of train."""
+    check_split(split)
+    if not isinstance(few_shot, int) or few_shot < 0:
+        raise ValueError(f"few_shot must be an integer of at least 0, got {few_shot!r}")
+    train = _rows(data, "train") if few_shot or split == "train" else []
+    if few_shot and few_shot >= len(train):
+        raise ValueError(f"few_shot must be below the {len(train)} items of train, got {few_shot}")
+    rows = train[few_shot:] if split == "train" else _rows(data, split)
+    return Items(rows, data, split, seeded=data != "embedded" and split != "test", examples=train[:few_shot])
+
+
+def _rows(data: str, split: str) -> list[Row]:
+    if data == "embedded" or split == "test":
+        return load_rows(data, split, SOURCE, GSM8K.name)
+    rows = load_rows(data, "train", SOURCE, GSM8K.name)
+    return seeded_split(rows, split, lambda row: row.text("question"), shares=_TRAIN_SHARES)

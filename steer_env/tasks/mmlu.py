@@ -1,0 +1,156 @@
+"""MMLU (Hendrycks et al. 2021, arXiv 2009.03300): questions of 57 subjects with four options."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steer_env.tasks.multiple_choice import LETTERS, MultipleChoice, Question
+from steer_env.tasks.rows import Row, Source, load_rows
+from steer_env.tasks.single_turn import Items, check_choice
+from steer_env.tasks.splits import check_split, seeded_split
+
+SOURCE = Source(
+    repo="cais/mmlu",
+    config="all",
+    revision="c30699e8356da336a370243923dbaf21066bb9fe",
+    columns=(),  # the two layouts have different ones: see `_question`
+    splits={"train": "auxiliary_train", "validation": "validation", "test": "test", "dev": "dev"},
+    headerless=("question", "A", "B", "C", "D", "answer"),
+)
+
+
+class MMLU(MultipleChoice):
+    """Questions of one subject or all.
+
+    Args:
+        split: ``"train"`` (the data set's ``auxiliary_train``), ``"validation"`` or ``"test"``.
+        data: ``"embedded"`` (None), ``"hub"``, another hub id, or a file or folder in the hub's columns or the original
+            release's (CSV without a header, the subject in the file's name).
+        subject: ``"anatomy"``, ... or ``"all"``.
+        splits: ``"own"``, or ``"seeded"``: all three from the data set's test rows by the hash of the question.
+        template: ``"crl"`` or ``"harness"`` (lm-evaluation-harness).
+        decode: ``"constrained"`` or ``"free"``.
+        few_shot: solved examples of the same subject in front, from dev.
+        max_new_tokens: tokens the model may write when it is free.
+
+    Raises:
+        ValueError: an argument or a row cannot be used; the message names it.
+    """
+
+    name = "mmlu"
+
+    def __init__(
+        self,
+        split: str = "train",
+        data: str | None = None,
+        subject: str = "all",
+        splits: str = "own",
+        template: str = "crl",
+        decode: str = "constrained",
+        few_shot: int = 0,
+        max_new_tokens: int = 1,
+    ) -> None:
+        check_split(split)
+        check_choice("splits", splits, ("own", "seeded"))
+        source = data or "embedded"
+        rows = _rows(source, split, splits)
+        chosen = [row for row in rows if subject in ("all", subject_of(row))]
+        if not chosen:
+            known = sorted({subject_of(row) for row in rows})
+            near = difflib.get_close_matches(subject, known, n=5, cutoff=0.4) or known
+            raise ValueError(f"unknown subject {subject!r} in split {split!r}; did you mean {near}?")
+        self._few_shot = few_shot
+        self._dev = _by_subject(load_rows(source, "dev", SOURCE, self.name)) if few_shot else {}
+        shown = [row for rows in self._dev.values() for row in rows]
+        self._header = template == "harness"
+        super().__init__(Items(chosen, source, split, splits == "seeded", shown), template, decode, max_new_tokens)
+
+    def question(self, row: Row) -> Question:
+        """From the hub's columns, or the original release's."""
+        return _question(row)
+
+    def header(self, row: Row) -> str:
+        """The harness's description of the subject."""
+        if not self._header:
+            return ""
+        subject = subject_of(row).replace("_", " ")
+        return f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+
+    def examples(self, row: Row) -> Sequence[Row]:
+        """The first examples of the same subject.
+
+        Raises:
+            ValueError: dev holds too few.
+        """
+        there = self._dev.get(subject_of(row), [])
+        if len(there) < self._few_shot:
+            raise ValueError(f"few_shot must be at most {len(there)} for {subject_of(row)!r}, got {self._few_shot}")
+        return there[: self._few_shot]
+
+    def details(self, row: Row) -> dict[str, Any]:
+        """The ``subject``."""
+        return {"subject": subject_of(row)}
+
+    def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Accuracy over all items, ``macro_accuracy`` over subjects, and the share of unparseable answers."""
+        if not finals:
+            return {}
+        subjects: dict[str, list[bool]] = {}
+        for final in finals:
+            subjects.setdefault(final["subject"], []).append(final["outcome"] == "correct")
+        macro = sum(sum(right) / len(right) for right in subjects.values()) / len(subjects)
+        return {**super().summary(finals), "macro_accuracy": macro}
+
+
+def subject_of(row: Row) -> str:
+    """The column ``subject``, or what the file's name says."""
+    if "subject" in row.values:
+        return row.text("subject")
+    return re.sub(r"_(test|val|dev|train)\.csv$", "", str(row.values.get("file", "")))
+
+
+def _rows(data: str, split: str, splits: str) -> list[Row]:
+    if splits == "own" or data == "embedded":
+        rows = load_rows(data, split, SOURCE, MMLU.name)
+    else:
+        rows = seeded_split(load_rows(data, "test", SOURCE, MMLU.name), split, lambda row: str(row.values["question"]))
+    # Some revisions of the hub's auxiliary_train nest each row under "train".
+    return [Row(row.values["train"], row.where) if set(row.values) == {"train"} else row for row in rows]
+
+
+def _by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(subject_of(row), []).append(row)
+    return found
+
+
+def _question(row: Row) -> Question:
+    values = row.values
+    if "choices" in values:
+        choices, answer = values["choices"], values.get("answer")
+    elif all(letter in values for letter in "ABCD"):
+        choices, answer = [values[letter] for letter in "ABCD"], values.get("answer")
+    else:
+        raise ValueError(f"{row.where}: column 'choices' is missing; there are {sorted(values)}")
+    if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(f"{row.where}: choices must be a list of texts, got {choices!r}")
+    return Question(_asked(row), tuple(choices), _place(answer, row), row.where)
+
+
+def _asked(row: Row) -> str:
+    if "question" not in row.values:
+        raise ValueError(f"{row.where}: column 'question' is missing; there are {sorted(row.values)}")
+    return row.text("question")
+
+
+def _place(answer: Any, row: Row) -> int:
+    """Place of the answer, given as a number or a letter."""
+    if isinstance(answer, str) and answer in LETTERS and answer:
+        return LETTERS.index(answer)
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return answer
+    raise ValueError(f"{row.where}: answer must be a place or a letter, got {answer!r}")

@@ -1,0 +1,59 @@
+"""MMLU-Pro (Wang et al. 2024, arXiv 2406.01574): harder questions of 14 categories with up to ten options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from steer_env.tasks.multiple_choice import MultipleChoice, Question
+from steer_env.tasks.rows import Row, Source, load_rows
+from steer_env.tasks.single_turn import seeded_items
+
+SOURCE = Source(
+    repo="TIGER-Lab/MMLU-Pro",
+    columns=("question", "options", "answer_index", "category"),
+    splits={"dev": "validation"},
+)
+
+
+class MMLUPro(MultipleChoice):
+    """Questions with three to ten options; the data set has no train split, ours go by the hash of the question.
+
+    Args:
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        data: ``"embedded"`` (None), ``"hub"``, another hub id, or a file or folder.
+        decode: ``"constrained"`` or ``"free"``.
+        few_shot: solved examples in front, the first ones of the data set's validation split.
+        max_new_tokens: tokens the model may write when it is free.
+
+    Raises:
+        ValueError: an argument or a row cannot be used; the message names it.
+    """
+
+    name = "mmlu_pro"
+
+    def __init__(
+        self,
+        split: str = "train",
+        data: str | None = None,
+        decode: str = "constrained",
+        few_shot: int = 0,
+        max_new_tokens: int = 1,
+    ) -> None:
+        items = seeded_items(self.name, SOURCE, data, split, lambda row: row.text("question"))
+        if few_shot:
+            items = replace(items, examples=load_rows(items.data, "dev", SOURCE, self.name)[:few_shot])
+        super().__init__(items, "crl", decode, max_new_tokens)
+
+    def question(self, row: Row) -> Question:
+        """The columns ``question``, ``options`` and ``answer_index``."""
+        options, answer = row.values["options"], row.values["answer_index"]
+        if not isinstance(options, (list, tuple)) or not all(isinstance(option, str) for option in options):
+            raise ValueError(f"{row.where}: options must be a list of texts, got {options!r}")
+        if not isinstance(answer, int) or isinstance(answer, bool):
+            raise ValueError(f"{row.where}: answer_index must be an integer, got {answer!r}")
+        return Question(row.text("question"), tuple(options), answer, row.where)
+
+    def details(self, row: Row) -> dict[str, Any]:
+        """The ``category``."""
+        return {"category": row.text("category")}

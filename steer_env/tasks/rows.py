@@ -1,0 +1,207 @@
+"""Where items come from: the embedded world, a data set on the hub, or files in the hub's or the original layout.
+
+Every row remembers where it stood, so that whatever is wrong with it can be named.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steer_env.tasks.world import world_rows
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        repo: its id on the hub.
+        columns: columns that every row must have.
+        config: configuration on the hub, where it has several.
+        revision: commit, tag or branch on the hub.
+        splits: our names of splits, and of others the task reads (``"dev"``), to the data set's.
+        whole: the data set's split that holds all items, for seeded splits; ``"all"`` asks for it.
+        headerless: columns of CSV files without a header, in order, where the original release has such.
+    """
+
+    repo: str
+    columns: tuple[str, ...]
+    config: str | None = None
+    revision: str = "main"
+    splits: Mapping[str, str] = field(default_factory=dict)
+    whole: str = "test"
+    headerless: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        values: by column.
+        where: file and line, for messages; lines count from 1.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+
+    def text(self, column: str) -> str:
+        """A column that must hold text.
+
+        Raises:
+            ValueError: it does not.
+        """
+        value = self.values[column]
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{self.where}: {column} must be text, got {value!r}")
+        return value
+
+
+def load_rows(data: str, split: str, source: Source, task: str) -> list[Row]:
+    """All rows of a split.
+
+    Args:
+        data: ``"embedded"``, ``"hub"`` (the source's own id), another hub id, or a local file or folder
+            (``.jsonl``, ``.json``, ``.csv``, ``.parquet``). In a folder the files of a split carry its name
+            (``test.jsonl``, ``data/test-00000-of-00001.parquet``, ``anatomy_test.csv``).
+        split: a key of ``source.splits``, or ``"all"`` for the whole data set.
+        source: what the task knows about its data set.
+        task: the task's key in the task table.
+
+    Raises:
+        ValueError: the data cannot be had, a file or line is malformed, or a column is missing (each is named).
+    """
+    if data == "embedded":
+        rows = [Row(row, f"embedded:{task}/{split}:{i}") for i, row in enumerate(world_rows(task, split), start=1)]
+    elif Path(data).exists():
+        rows = _from_files(Path(data), split, source)
+    elif data == "hub" or re.fullmatch(r"[\w.-]+/[\w.-]+", data):
+        rows = _from_hub(source.repo if data == "hub" else data, split, source)
+    else:
+        raise ValueError(f"data must be 'embedded', 'hub', a hub id, or a file or folder that exists, got {data!r}")
+    if not rows:
+        raise ValueError(f"split {split!r} of {data!r} is empty")
+    for row in rows:
+        missing = [column for column in source.columns if column not in row.values]
+        if missing:
+            raise ValueError(f"{row.where}: column {missing[0]!r} is missing; there are {sorted(row.values)}")
+    return rows
+
+
+def _from_files(path: Path, split: str, source: Source) -> list[Row]:
+    return [row for file in _files(path, split, source) for row in _read(file, source)]
+
+
+def _files(path: Path, split: str, source: Source) -> list[Path]:
+    """The files of a split; every file where a data set without splits is asked for all of it."""
+    if path.is_file():
+        if path.suffix not in _READERS:
+            raise ValueError(f"data must be one of {', '.join(_READERS)} or a folder of them, got {str(path)!r}")
+        there = [path]
+    else:
+        there = sorted(file for file in path.rglob("*") if file.suffix in _READERS)
+    name = source.whole if split == "all" else source.splits.get(split, split)
+    named = [file for file in there if _split_of(file) == name]
+    known = sorted({found for file in there if (found := _split_of(file))})
+    if named or (there and split == "all" and (not known or not source.splits)):
+        return named or there
+    raise ValueError(
+        f"{str(path)!r} has no split {name!r}: its files are of {known or 'no split'}; "
+        "splits='seeded' divides what there is, where the task takes it"
+    )
+
+
+def _split_of(file: Path) -> str:
+    """The split in a file's name: ``test.jsonl``, ``test-00000-of-00003.parquet``, ``anatomy_test.csv``."""
+    stem = re.sub(r"-\d+-of-\d+$", "", file.stem)
+    found = re.search(r"(?:^|_)(auxiliary_train|train|validation|val|dev|test)$", stem)
+    return {"val": "validation"}.get(found[1], found[1]) if found else ""
+
+
+def _read(file: Path, source: Source) -> Iterator[Row]:
+    for line, values in _READERS[file.suffix](file, source):
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{file}:{line}: a row must be an object of columns, got {type(values).__name__}")
+        yield Row(values, f"{file}:{line}")
+
+
+def _jsonl(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
+    with file.open(encoding="utf-8") as stream:
+        for line, text in enumerate(stream, start=1):
+            if text.strip():
+                yield line, _json_of(text, f"{file}:{line}")
+
+
+def _json(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
+    rows = _json_of(file.read_text(encoding="utf-8"), str(file))
+    if not isinstance(rows, list):
+        raise ValueError(f"{file}: a .json file must hold a list of rows, got {type(rows).__name__}")
+    yield from enumerate(rows, start=1)
+
+
+def _json_of(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+
+
+def _csv(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.reader(stream, strict=True)
+        names: Sequence[str] = source.headerless
+        try:
+            for number, row in enumerate(rows):
+                if number == 0 and (not names or set(source.columns) & set(row)):
+                    names = row
+                    continue
+                if len(row) != len(names):
+                    raise ValueError(
+                        f"{file}:{rows.line_num}: expected {len(names)} columns {list(names)}, got {len(row)}"
+                    )
+                yield rows.line_num, {"file": file.name, **dict(zip(names, row, strict=True))}
+        except csv.Error as error:
+            raise ValueError(f"{file}:{rows.line_num}: not CSV ({error})") from error
+
+
+def _parquet(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
+    import pyarrow  # slow to import, and only some files need it
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{file}: not a parquet file ({error})") from error
+    yield from enumerate(rows, start=1)
+
+
+_READERS: dict[str, Callable[[Path, Source], Iterator[tuple[int, Any]]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+
+
+def _from_hub(repo: str, split: str, source: Source) -> list[Row]:
+    import datasets  # slow to import, and only the hub needs it
+
+    name = source.whole if split == "all" else source.splits.get(split)
+    if name is None:
+        raise ValueError(f"data set {repo!r} has no split {split!r}; it has {sorted(source.splits)}")
+    try:
+        rows = datasets.load_dataset(repo, source.config, split=name, revision=source.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"cannot load data set {repo!r} ({reason}). If it is gated, accept its terms on the hub and run "
+            f"'hf auth login'; where there is no network, run 'hf download --repo-type dataset {repo}' elsewhere and "
+            "set HF_HUB_OFFLINE=1, or give data= a local file or folder, or data='embedded'"
+        ) from error
+    return [Row(row, f"hub:{repo}[{name}]:{i}") for i, row in enumerate(rows, start=1)]
