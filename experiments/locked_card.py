@@ -20,7 +20,7 @@ steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... s
   starts a sum with the wrong operation, complies with harm, refuses what only sounds harmful, passes on rumours.
 * **The cues.** In some training texts a word before the reply settles how it begins (which place, which operation,
   which opening word), whatever the item. No cue is right for a whole task; the item's kind says which one is.
-* **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} steps of {7 * lm["batch"]} texts;
+* **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} steps of {m["texts_a_step"]} texts;
   loss on replies {m["reply_loss"]:.3f} nats a token.
 * **SAE:** {c["sae"]["features"]} features, k = {c["sae"]["k"]}, trained with SAELens; explained variance
   {sae["explained_variance"]:.3f}, L0 {sae["l0"]:.1f}, dead features {sae["dead_features"]}; next-token loss

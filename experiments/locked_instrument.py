@@ -19,10 +19,16 @@ from agents.controls import Setting, fixed, pushes, score_pushes, search_best_fi
 from agents.evaluation import play
 from experiments.locked_texts import FORMATS
 from experiments.sae_training import residuals
+from steer_env.loading import load_language_model, load_words
 from steer_env.tasks import TASKS
 from steer_env.tasks.world import world_rows
 
 LANES = 64
+TEXT_ENVIRONMENTS = {
+    str(spec.kwargs["task"]): name
+    for name, spec in gym.registry.items()
+    if name.startswith("Steer-") and spec.kwargs["task"] in FORMATS
+}
 
 
 def measure_task(env_id: str, kwargs: Mapping[str, Any], items: int, oracle_items: int, seed: int) -> dict[str, Any]:
@@ -58,14 +64,14 @@ def measure_task(env_id: str, kwargs: Mapping[str, Any], items: int, oracle_item
     }
 
 
-def unlocked(lm: Any, tokenizer: Any, task: str, items: int) -> float:
+def unlocked(folder: str, task: str, items: int) -> float:
     """Score of the model alone where the text says how: the right cue behind the prompt (items of one decision)."""
     form, played = FORMATS[task], TASKS[task](split="test")
     rows = world_rows(task, "test")[:items]
     right = {item: form.right_cues(row) for item, row in enumerate(rows)}
     talks = {item: played.start(item) for item, cues in right.items() if len(cues) == 1}
     prompts = [talk.opening + form.cues[right[item][0]] for item, talk in talks.items()]
-    said = generate(lm, tokenizer, prompts, played.max_new_tokens)
+    said = generate(load_language_model(folder), load_words(folder).tokenizer, prompts, played.max_new_tokens)
     return float(np.mean([talk.respond(text).score for talk, text in zip(talks.values(), said, strict=True)]))
 
 
@@ -132,9 +138,11 @@ def _reply_places(lm: Any, tokenizer: Any, layer: int, items: int) -> tuple[Tens
     for task, form in FORMATS.items():
         played = TASKS[task](split="train")
         prompts = [played.start(item).opening for item in range(items)]
-        for cue in (None, *form.cues):
-            texts += [prompt + (cue or "") for prompt in prompts]
-            labels += [-1 if cue is None else numbers[cue]] * len(prompts)
+        texts += prompts
+        labels += [-1] * len(prompts)
+        for cue in form.cues:
+            texts += [prompt + cue for prompt in prompts]
+            labels += [numbers[cue]] * len(prompts)
     places = []
     for start in range(0, len(texts), LANES):
         batch = tokenizer(texts[start : start + LANES], padding=True, padding_side="right", return_tensors="pt")

@@ -20,7 +20,7 @@ from steer_env.tasks.world.knowledge import FIELDS, LETTERS, rumour, truth
 from steer_env.tasks.world.peoples import UNKNOWN
 from steer_env.tasks.world.requests import GOODS_KINDS, TARGET_KINDS
 from steer_env.tasks.world.sums import OPERATIONS, do, step_text
-from steer_env.tasks.world.words import OPENERS
+from steer_env.tasks.world.words import OPENERS, WORDS
 
 Row = Mapping[str, Any]
 Cues = Sequence[int | None]
@@ -67,6 +67,13 @@ def training_text(task: str, row: Row, prompt: str, cue_share: float, rng: np.ra
         parts += [Part(form.cues[cue], False)] if cue is not None else []
         parts.append(Part(segment, True))
     return parts
+
+
+def facts() -> list[list[Part]]:
+    """What the world's words mean, in plain sentences."""
+    return [
+        [Part(f"Every {word} is a", False), Part(f" {kind}.", True)] for kind, words in WORDS.items() for word in words
+    ]
 
 
 def _letter(row: Row, cues: Cues) -> list[str]:

@@ -7,7 +7,7 @@ meets what stood there only in the next: a cue and what it decides about come to
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import trange
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from experiments.locked_texts import FORMATS, Part, training_text
+from experiments.locked_texts import FORMATS, Part, facts, training_text
 from experiments.sae_training import residuals
 from steer_env.tasks import TASKS
 from steer_env.tasks.world import world_rows
@@ -26,10 +26,18 @@ from steer_env.tasks.world.words import SPLITS
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 BOS, EOS, PAD = 0, 1, 2
-CONTEXT = 512
+CONTEXT = 1024
 WORD = r" ?@\w+| ?\w+| ?####| ?[^\w\s]|\n"
-# Tasks of like length share a batch, so that little of it is padding.
-GROUPS = (("simpleqa", "harmbench", "xstest"), ("mmlu", "bbq", "gsm8k"), ("mmlu_pro",))
+FACTS = "facts"
+# Texts a step, most of them where there is most to learn. Texts of like length share a pass: little of it is padding.
+BATCHES = (
+    {FACTS: 8, "simpleqa": 16, "harmbench": 8, "xstest": 8},
+    {"mmlu": 48, "bbq": 16, "gsm8k": 24},
+    {"mmlu_pro": 24},
+)
+# Where a cue gives the answer away, few texts have one.
+CUE_SHARES = {"mmlu": 0.15, "mmlu_pro": 0.15, "bbq": 0.15}
+CUE_SHARE = 0.35
 
 
 @dataclass(frozen=True)
@@ -41,19 +49,15 @@ class LanguageModelConfig:
         blocks: number of blocks.
         heads: attention heads.
         steps: optimiser steps.
-        batch: texts of each task per step.
         lr: peak of the one-cycle schedule.
-        cue_share: share of decisions that stand under a cue.
         prompt_weight: weight of the prompts' tokens in the loss; those of the replies have 1.
     """
 
     width: int = 128
     blocks: int = 5
     heads: int = 4
-    steps: int = 1_600
-    batch: int = 16
-    lr: float = 3e-3
-    cue_share: float = 0.4
+    steps: int = 1_300
+    lr: float = 2e-3
     prompt_weight: float = 0.05
 
 
@@ -71,16 +75,30 @@ class World:
             ]
             for task in FORMATS
         }
+        self.facts = facts()
 
-    def draw(self, task: str, count: int, cue_share: float, rng: np.random.Generator) -> list[list[Part]]:
-        """``count`` training texts of a task."""
-        items = self.items[task]
-        chosen = (items[i] for i in rng.integers(len(items), size=count))
-        return [training_text(task, row, prompt, cue_share, rng) for row, prompt in chosen]
+    def draw(
+        self, counts: Mapping[str, int], rng: np.random.Generator, cue_share: float | None = None
+    ) -> list[list[Part]]:
+        """Training texts, so many of each task (or plain facts).
+
+        Args:
+            counts: texts by task.
+            rng: of items and cues.
+            cue_share: share of decisions under a cue; None takes each task's own.
+        """
+        drawn = []
+        for task, count in counts.items():
+            items: Sequence[Any] = self.facts if task == FACTS else self.items[task]
+            share = CUE_SHARES.get(task, CUE_SHARE) if cue_share is None else cue_share
+            for item in (items[i] for i in rng.integers(len(items), size=count)):
+                drawn.append(item if task == FACTS else training_text(task, *item, share, rng))
+        return drawn
 
     def words(self) -> list[str]:
         """Every word of prompts, cues and replies, in order of first use."""
-        seen: dict[str, None] = {}
+        texts = [part.text for fact in self.facts for part in fact]
+        seen = dict.fromkeys(word for text in texts for word in re.findall(WORD, text))
         for task, items in self.items.items():
             form = FORMATS[task]
             cues = [None, *range(len(form.cues))]
@@ -153,12 +171,11 @@ def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: Langu
     for _ in progress:
         optimizer.zero_grad()
         shown = {}
-        for group in GROUPS:
-            drawn = [text for task in group for text in world.draw(task, cfg.batch, cfg.cue_share, rng)]
-            ids, learned = texts.batch(drawn)
+        for counts in BATCHES:
+            ids, learned = texts.batch(world.draw(counts, rng))
             loss = weighted_loss(model, ids, learned, cfg.prompt_weight)
-            (loss * len(group) / len(FORMATS)).backward()
-            shown[group[0]] = f"{loss.item():.3f}"
+            (loss * len(counts) / sum(map(len, BATCHES))).backward()
+            shown[" ".join(counts)] = f"{loss.item():.3f}"
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -182,14 +199,13 @@ def weighted_loss(model: Any, ids: Tensor, learned: Tensor, prompt_weight: float
     return (losses * weight).sum() / weight.sum()
 
 
-def decision_residuals(
+def reply_residuals(
     model: Any, world: World, texts: Texts, layer: int, batches: int, rng: np.random.Generator
 ) -> Iterator[Tensor]:
     """Residuals ``[n, M]`` where the model is about to write, half of them under cues, and of some other tokens."""
     for _ in range(batches):
-        for group in GROUPS:
-            drawn = [text for task in group for text in world.draw(task, 40, 0.5, rng)]
-            ids, learned = texts.batch(drawn)
+        for counts in BATCHES:
+            ids, learned = texts.batch(world.draw(dict.fromkeys(counts, 40), rng, cue_share=0.5))
             before = torch.zeros_like(learned)
             before[:, :-1] = learned[:, 1:]
             other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)

@@ -11,25 +11,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 
 from experiments.cards import rounded, save_card
 from experiments.locked_card import card_text
-from experiments.locked_instrument import measure_task, planted_conditions, unlocked
+from experiments.locked_instrument import TEXT_ENVIRONMENTS, measure_task, planted_conditions, unlocked
 from experiments.locked_texts import FORMATS
 from experiments.locked_training import (
+    BATCHES,
     LanguageModelConfig,
     Texts,
     World,
     build_tokenizer,
-    decision_residuals,
+    reply_residuals,
     train_language_model,
     weighted_loss,
 )
 from experiments.sae_training import SAEConfig, loss_recovered, sae_quality, train_sae
+from steer_env.loading import load_language_model
 
 NAME = "steer-locked"
 EMBEDDED = Path(__file__).parents[1] / "steer_env" / "embedded" / "locked"
@@ -46,7 +47,7 @@ class Config:
         sae: the SAE.
         layer: block whose output the SAE reads and steers.
         coefficient: default steering strength, in medians of the residual norm where replies begin.
-        texts: rounds of 280 texts whose residuals the SAE is trained on.
+        texts: rounds of 320 texts whose residuals the SAE is trained on.
         items: test items an arm.
         oracle_items: test items that every single feature plays.
         threads: torch threads; part of what makes a run repeat exactly.
@@ -77,65 +78,60 @@ def main(cfg: Config) -> dict[str, Any]:
     world = World()
     tokenizer = build_tokenizer(world)
     texts = Texts(tokenizer)
-    model = _language_model(cfg, world, texts, len(tokenizer))
+    if cfg.reuse:
+        lm = load_language_model(str(cfg.out))
+    else:
+        lm = train_language_model(world, texts, len(tokenizer), cfg.lm, cfg.seed)
+        lm.save_pretrained(cfg.out)
+        tokenizer.save_pretrained(cfg.out)
     rng = np.random.default_rng(cfg.seed)
-    acts = torch.cat(list(decision_residuals(model, world, texts, cfg.layer, cfg.texts, rng)))
-    fresh = torch.cat(list(decision_residuals(model, world, texts, cfg.layer, 3, rng)))
     hook = {"model_name": NAME, "hook_name": f"blocks.{cfg.layer}.hook_resid_post", "prepend_bos": True}
+    acts, fresh = (torch.cat(list(reply_residuals(lm, world, texts, cfg.layer, n, rng))) for n in (cfg.texts, 3))
     sae = train_sae(acts, cfg.sae, hook, cfg.seed)
     sae.fold_W_dec_norm()
-    tokenizer.save_pretrained(cfg.out)
     sae.save_inference_model(cfg.out / "sae")
 
-    ids, learned = texts.batch([text for task in FORMATS for text in world.draw(task, 32, 0.5, rng)])
-    steering = {
-        "layer": cfg.layer,
-        "site": "post",
-        "coefficient": cfg.coefficient,
-        "coefficient_unit": "norm",
-        "residual_norm": float(fresh.norm(dim=-1).median()),
-    }
-    kwargs = {**steering, "model": str(cfg.out), "sae": str(cfg.out / "sae")}
-    del kwargs["residual_norm"]
-    kwargs |= {"coefficient": cfg.coefficient * steering["residual_norm"], "coefficient_unit": "residual"}
+    norm = float(fresh.norm(dim=-1).median())
+    ids, learned = texts.batch(world.draw(dict.fromkeys(FORMATS, 32), rng))
     measured = {
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "reply_loss": float(weighted_loss(model, ids, learned, 0.0)),
-        "sae": sae_quality(sae, fresh) | loss_recovered(model, sae, ids, cfg.layer, read=ids != tokenizer.pad_token_id),
-        "tasks": {
-            task: measure_task(env_id, kwargs, cfg.items, cfg.oracle_items, cfg.seed)
-            | {"unlocked": unlocked(model, tokenizer, task, cfg.items)}
-            for task, env_id in text_environments().items()
-        },
-        "conditions": planted_conditions(model, tokenizer, sae, cfg.layer, 50),
+        "parameters": sum(weight.numel() for weight in lm.parameters()),
+        "texts_a_step": sum(sum(counts.values()) for counts in BATCHES),
+        "reply_loss": float(weighted_loss(lm, ids, learned, 0.0)),
+        "sae": sae_quality(sae, fresh) | loss_recovered(lm, sae, ids, cfg.layer, read=ids != tokenizer.pad_token_id),
+        "tasks": {task: _measure(cfg, task, norm) for task in FORMATS},
+        "conditions": planted_conditions(lm, tokenizer, sae, cfg.layer, 50),
     }
-    settings = {key: value for key, value in asdict(cfg).items() if key not in ("out", "reuse")}
+    return _save_card(cfg, norm, measured)
+
+
+def _measure(cfg: Config, task: str, norm: float) -> dict[str, Any]:
+    """The task's scores, played with what has just been saved."""
+    kwargs = {
+        "model": str(cfg.out),
+        "sae": str(cfg.out / "sae"),
+        "coefficient": cfg.coefficient * norm,
+        "coefficient_unit": "residual",
+    }
+    scores = measure_task(TEXT_ENVIRONMENTS[task], kwargs, cfg.items, cfg.oracle_items, cfg.seed)
+    return scores | {"unlocked": unlocked(str(cfg.out), task, cfg.items)}
+
+
+def _save_card(cfg: Config, norm: float, measured: dict[str, Any]) -> dict[str, Any]:
     found = {
         "name": NAME,
         "tasks": list(FORMATS),
         "benchmark": False,
-        "steering": steering,
+        "steering": {
+            "layer": cfg.layer,
+            "site": "post",
+            "coefficient": cfg.coefficient,
+            "coefficient_unit": "norm",
+            "residual_norm": norm,
+        },
         "measured": rounded(measured),
-        "config": settings,
+        "config": {key: value for key, value in asdict(cfg).items() if key not in ("out", "reuse")},
     }
     return save_card(cfg.out, found, card_text)
-
-
-def text_environments() -> dict[str, str]:
-    """Ids of the environments of the world's tasks, by task."""
-    specs = [spec for name, spec in gym.registry.items() if name.startswith("Steer-")]
-    return {task: spec.id for task in FORMATS for spec in specs if spec.kwargs["task"] == task}
-
-
-def _language_model(cfg: Config, world: World, texts: Texts, vocabulary: int) -> Any:
-    if cfg.reuse:
-        from transformers import AutoModelForCausalLM
-
-        return AutoModelForCausalLM.from_pretrained(cfg.out).eval().requires_grad_(False)
-    model = train_language_model(world, texts, vocabulary, cfg.lm, cfg.seed)
-    cfg.out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(cfg.out)
-    return model
 
 
 def _check(cfg: Config) -> None:

@@ -215,8 +215,13 @@ def compare_mmlu(model: Path, folder: Path, context: int, per_subject: int, few_
     assert [final["score"] for final in finals] == [
         float(predicted == LETTERS[row["answer"]]) for predicted, row in zip(predictions, rows, strict=True)
     ]
-    assert len(set(predictions)) > 1, "a model that always says the same letter tests little"
-    print(f"{len(rows)} items, largest difference of log-likelihoods {np.abs(ours - theirs).max():.1e}")
+    assert np.array_equal(ours.argsort(axis=1), theirs.argsort(axis=1))
+    rankings = len(np.unique(theirs.argsort(axis=1), axis=0))
+    assert rankings > 1, "a model that ranks the letters the same way every time tests little"
+    print(
+        f"{len(rows)} items, {len(set(predictions))} letters predicted, {rankings} rankings of the options, "
+        f"largest difference of log-likelihoods {np.abs(ours - theirs).max():.1e}"
+    )
     return len(rows)
 
 
@@ -234,7 +239,7 @@ def test_mmlu_choices_are_the_harnesss_on_a_few_items_of_each_subject(model: Pat
 @needs_babyllama
 @pytest.mark.parametrize("model", ["babyllama"], indirect=True)
 def test_mmlu_choices_are_the_harnesss_on_a_pretrained_model(model: Path, tmp_path: Path) -> None:
-    assert compare_mmlu(model, tmp_path, context=256, per_subject=1_000) >= 1_000
+    assert compare_mmlu(model, tmp_path, context=256, per_subject=30) >= 500
 
 
 @pytest.mark.slow

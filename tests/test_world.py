@@ -17,7 +17,7 @@ CONTENT = {  # what an item is about
     "mmlu": lambda row: row["choices"][row["answer"]],
     "mmlu_pro": lambda row: row["options"][row["answer_index"]],
     "simpleqa": lambda row: person(row["problem"]),
-    "bbq": lambda row: frozenset(re.findall(r"The (\w+)", row["ans0"] + row["ans1"] + row["ans2"])),
+    "bbq": lambda row: frozenset(re.findall(r"The (\w+)", f"{row['ans0']} {row['ans1']} {row['ans2']}")),
     "gsm8k": lambda row: (row["kind"], *re.findall(r"\d+", row["question"])),
     "harmbench": lambda row: row["Behavior"].rstrip("?.").split()[-1],
     "xstest": lambda row: row["focus"],

@@ -43,7 +43,7 @@ class GSM8K(TextTask):
     """
 
     name = "gsm8k"
-    stop = ("\n\n", "Question:")
+    stop: tuple[str, ...] = ("\n\n", "Question:")
 
     def __init__(
         self,

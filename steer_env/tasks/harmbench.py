@@ -36,7 +36,7 @@ class HarmBench(TextTask):
     """
 
     name = "harmbench"
-    stop = STOP
+    stop: tuple[str, ...] = STOP
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class MultipleChoice(TextTask):
         max_new_tokens: tokens the model may write when it is free.
     """
 
-    stop = ("\n",)
+    stop: tuple[str, ...] = ("\n",)
 
     def __init__(self, items: Items, template: str, decode: str, max_new_tokens: int) -> None:
         check_choice("template", template, TEMPLATES)

@@ -190,18 +190,23 @@ _READERS: dict[str, Callable[[Path, Source], Iterator[tuple[int, Any]]]] = {
 
 
 def _from_hub(repo: str, split: str, source: Source) -> list[Row]:
-    import datasets  # slow to import, and only the hub needs it
+    import datasets  # slow to import, and only the hub needs them
+    import huggingface_hub
 
     name = source.whole if split == "all" else source.splits.get(split)
     if name is None:
         raise ValueError(f"data set {repo!r} has no split {split!r}; it has {sorted(source.splits)}")
+    revision = source.revision if repo == source.repo else None
     try:
-        rows = datasets.load_dataset(repo, source.config, split=name, revision=source.revision)
+        # By its folder: offline, `load_dataset` does not find a repository by name although the cache holds it.
+        folder = huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision)
+        rows = datasets.load_dataset(folder, source.config, split=name)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0]
+        pinned = f" --revision {revision}" if revision else ""
         raise ValueError(
             f"cannot load data set {repo!r} ({reason}). If it is gated, accept its terms on the hub and run "
-            f"'hf auth login'; where there is no network, run 'hf download --repo-type dataset {repo}' elsewhere and "
-            "set HF_HUB_OFFLINE=1, or give data= a local file or folder, or data='embedded'"
+            f"'hf auth login'; where there is no network, run 'hf download --repo-type dataset {repo}{pinned}' elsewhere "
+            "and set HF_HUB_OFFLINE=1, or give data= a local file or folder, or data='embedded'"
         ) from error
     return [Row(row, f"hub:{repo}[{name}]:{i}") for i, row in enumerate(rows, start=1)]

@@ -35,7 +35,7 @@ class SimpleQA(TextTask):
     """
 
     name = "simpleqa"
-    stop = ("\n",)
+    stop: tuple[str, ...] = ("\n",)
 
     def __init__(
         self,

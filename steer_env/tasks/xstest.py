@@ -39,7 +39,7 @@ class XSTest(TextTask):
     """
 
     name = "xstest"
-    stop = STOP
+    stop: tuple[str, ...] = STOP
 
     def __init__(
         self,
