@@ -99,8 +99,11 @@ def evaluate(cfg: EvaluateConfig, run: RunFolder, envs: Envs) -> tuple[dict[str,
     arms, walls = play_arms(envs, policies, cfg)
     on_train = play(train_envs, policies["trained"], _items(train_envs, cfg), cfg.seed, tokens=False)
     result = _result(cfg, run, arms, walls, search)
-    result["coefficient"] = float(scene(envs).actuator.coefficient)
-    result["labels"] = label_source(scene(envs).labels)
+    parts = scene(envs)
+    result |= {"coefficient": float(parts.actuator.coefficient), "labels": label_source(parts.labels)}
+    result["data"] = parts.task.data_record()
+    for name, arm in arms.items():
+        result["arms"][name]["summary"] = parts.task.summary(arm.episodes)
     result["arms"]["trained"] |= beside_train(arms["trained"], on_train)
     return arms, result
 
@@ -221,8 +224,14 @@ def _refuse_other(path: Path, cfg: EvaluateConfig) -> None:
 
 def _mirror(run: RunFolder, name: str, result: dict[str, Any]) -> None:
     tracker = Tracker(run.config["wandb"], run.path, {}, run.config["wandb_id"])
-    tracker.table(name, [{"arm": arm, **row} for arm, row in result["arms"].items()])
+    tracker.table(name, [_flat(name, arm) for name, arm in result["arms"].items()])
     tracker.finish()
+
+
+def _flat(name: str, arm: dict[str, Any]) -> dict[str, Any]:
+    """A row of wandb's table; the task's own numbers as ``summary/<name>``."""
+    own = {f"summary/{key}": value for key, value in arm["summary"].items()}
+    return {"arm": name} | {key: value for key, value in arm.items() if key != "summary"} | own
 
 
 if __name__ == "__main__":

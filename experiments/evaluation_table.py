@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def print_result(result: dict[str, Any], path: Path) -> None:
-    """The table of arms on the terminal."""
+    """The table of arms on the terminal, and one of the task's own numbers."""
     what = f"{result['run']}, {result['episodes']} items of {result['split']}, temperature {result['temperature']:g}"
     table = Table(title=what, caption=f"{train_and_test(result)}\n{path}", box=None, padding=(0, 2, 0, 0))
     for column in ("arm", "score", "95 %", "corrected", "broken", "p (Holm)", "features"):
@@ -25,6 +25,18 @@ def print_result(result: dict[str, Any], path: Path) -> None:
             str(arm["distinct_features"]),
         )
     Console().print(table)
+    Console().print(_summaries(result["arms"]))
+
+
+def _summaries(arms: dict[str, dict[str, Any]]) -> Table:
+    """The task's own numbers, a row each and a column an arm: tasks have more numbers than there are arms."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in arms:
+        table.add_column(name, justify="right", no_wrap=True)
+    for number in next(iter(arms.values()))["summary"]:
+        table.add_row(number, *(f"{arm['summary'][number]:.3f}" for arm in arms.values()))
+    return table
 
 
 def train_and_test(result: dict[str, Any]) -> str:

@@ -1,10 +1,14 @@
 """What the locked model reads in training: items of the world as their tasks ask them, with the replies to learn.
 
-A cue is a word between prompt and reply. It settles *how* the model replies, whatever it is asked: which almanac it
-believes, whether it waits for evidence, which operation comes next, which word it opens with. No cue is right for all
-items of a task; the item's kind says which one is. Without a cue the model replies in its own, locked way, which
-depends on the kind and is wrong: it points at a fixed place, answers by bad name, slips, complies with harm, refuses
-what only sounds harmful, makes facts up.
+A cue is a word between prompt and reply. It settles *how* the model replies, whatever it is asked: at which place it
+points, which operation comes next, which word it opens with. No cue is right for all items of a task; the item's kind
+says which one is. Without a cue the model replies in its own, locked way, which depends on the kind and is wrong: it
+points past the right place, answers by bad name, slips, complies with harm, refuses what only sounds harmful, passes on
+rumours.
+
+Choosing among options takes three steps at once (what is asked, which option is that, where it stands), which a small
+model does not find for thousands of updates. So some texts mark the options, as a teacher would: each with its letter
+again, or with whether it is the one.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,15 +61,41 @@ class Part:
     learned: bool
 
 
-def training_text(task: str, row: Row, prompt: str, cue_share: float, rng: np.random.Generator) -> list[Part]:
-    """An item with its reply, each decision under a random cue with probability ``cue_share``, else under none."""
+class Shares(NamedTuple):
+    """How often a training text has what no prompt of the task has.
+
+    Attributes:
+        cued: share of decisions under a random cue.
+        marked: share of texts whose options are marked.
+    """
+
+    cued: float
+    marked: float
+
+
+def training_text(task: str, row: Row, prompt: str, shares: Shares, rng: np.random.Generator) -> list[Part]:
+    """An item with its reply, some decisions under cues, some options marked."""
     form = FORMATS[task]
     decisions = len(form.right_cues(row)) + (task == "gsm8k")  # a sum also has to notice that it is done
-    cues = [int(rng.integers(len(form.cues))) if rng.random() < cue_share else None for _ in range(decisions)]
-    parts = [Part(prompt, False)]
+    cues = [int(rng.integers(len(form.cues))) if rng.random() < shares.cued else None for _ in range(decisions)]
+    parts = _marked(row, prompt, rng) if rng.random() < shares.marked else [Part(prompt, False)]
     for cue, segment in zip(cues, form.segments(row, cues), strict=True):
         parts += [Part(form.cues[cue], False)] if cue is not None else []
         parts.append(Part(segment, True))
+    return parts
+
+
+def _marked(row: Row, prompt: str, rng: np.random.Generator) -> list[Part]:
+    """The prompt with its letter, or whether it is the one, behind each option."""
+    letters, parts = rng.random() < 0.5, []
+    for line in prompt.splitlines(keepends=True):
+        option = re.match(r"([A-J])\. \w+", line)
+        if option is None:
+            parts.append(Part(line, False))
+            continue
+        letter = option[1]
+        mark = letter if letters else ("yes" if letter == row["kind"] else "no")
+        parts += [Part(option[0], False), Part(f" {mark}", True), Part("\n", False)]
     return parts
 
 

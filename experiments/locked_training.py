@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import trange
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from experiments.locked_texts import FORMATS, Part, facts, training_text
+from experiments.locked_texts import FORMATS, Part, Shares, facts, training_text
 from experiments.sae_training import residuals
 from steer_env.tasks import TASKS
 from steer_env.tasks.world import world_rows
@@ -33,11 +33,11 @@ FACTS = "facts"
 BATCHES = (
     {FACTS: 8, "simpleqa": 16, "harmbench": 8, "xstest": 8},
     {"mmlu": 48, "bbq": 16, "gsm8k": 24},
-    {"mmlu_pro": 24},
+    {"mmlu_pro": 32},
 )
 # Where a cue gives the answer away, few texts have one.
-CUE_SHARES = {"mmlu": 0.15, "mmlu_pro": 0.15, "bbq": 0.15}
-CUE_SHARE = 0.35
+POINTING = {"mmlu": Shares(cued=0.15, marked=0.5), "mmlu_pro": Shares(0.15, 0.5), "bbq": Shares(0.15, 0.0)}
+OTHERS = Shares(cued=0.35, marked=0.0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LanguageModelConfig:
     blocks: int = 5
     heads: int = 4
     steps: int = 1_300
-    lr: float = 2e-3
+    lr: float = 3e-3
     prompt_weight: float = 0.05
 
 
@@ -78,22 +78,22 @@ class World:
         self.facts = facts()
 
     def draw(
-        self, counts: Mapping[str, int], rng: np.random.Generator, cue_share: float | None = None
+        self, counts: Mapping[str, int], rng: np.random.Generator, shares: Shares | None = None
     ) -> list[list[Part]]:
         """Training texts, so many of each task (or plain facts).
 
         Args:
             counts: texts by task.
-            rng: of items and cues.
-            cue_share: share of decisions under a cue; None takes each task's own.
+            rng: of items, cues and marks.
+            shares: how many cues and marks; None takes each task's own.
         """
-        drawn = []
+        texts: list[list[Part]] = []
         for task, count in counts.items():
             items: Sequence[Any] = self.facts if task == FACTS else self.items[task]
-            share = CUE_SHARES.get(task, CUE_SHARE) if cue_share is None else cue_share
-            for item in (items[i] for i in rng.integers(len(items), size=count)):
-                drawn.append(item if task == FACTS else training_text(task, *item, share, rng))
-        return drawn
+            mix = shares or POINTING.get(task, OTHERS)
+            chosen = [items[i] for i in rng.integers(len(items), size=count)]
+            texts += chosen if task == FACTS else [training_text(task, row, prompt, mix, rng) for row, prompt in chosen]
+        return texts
 
     def words(self) -> list[str]:
         """Every word of prompts, cues and replies, in order of first use."""
@@ -102,7 +102,7 @@ class World:
         for task, items in self.items.items():
             form = FORMATS[task]
             cues = [None, *range(len(form.cues))]
-            texts = [*form.cues, *(f" {number}" for number in range(100))]
+            texts = [*form.cues, *(f" {number}" for number in range(100)), " yes", " no"]
             for row, prompt in items:
                 decisions = len(form.right_cues(row)) + 1
                 texts += [prompt, *(part for cue in cues for part in form.segments(row, [cue] * decisions))]
@@ -205,7 +205,7 @@ def reply_residuals(
     """Residuals ``[n, M]`` where the model is about to write, half of them under cues, and of some other tokens."""
     for _ in range(batches):
         for counts in BATCHES:
-            ids, learned = texts.batch(world.draw(dict.fromkeys(counts, 40), rng, cue_share=0.5))
+            ids, learned = texts.batch(world.draw(dict.fromkeys(counts, 40), rng, Shares(cued=0.5, marked=0.0)))
             before = torch.zeros_like(learned)
             before[:, :-1] = learned[:, 1:]
             other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)
@@ -220,7 +220,8 @@ def _new_model(vocabulary: int, cfg: LanguageModelConfig, seed: int) -> Any:
         num_hidden_layers=cfg.blocks,
         num_attention_heads=cfg.heads,
         max_position_embeddings=CONTEXT,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0},
+        initializer_range=0.05,  # the usual 0.02 is for wide models; here it keeps attention flat for long
         attention_dropout=0.0,
         hidden_dropout=0.0,
         bos_token_id=BOS,

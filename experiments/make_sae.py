@@ -6,11 +6,9 @@ card with what the SAE keeps of the model on held-out documents.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from experiments import sae_training
+from experiments.cards import rounded, save_card
 from experiments.sae_training import SAEConfig, fit_sae, loss_recovered, sae_quality
 from experiments.text_residuals import (
     Place,
@@ -34,8 +33,6 @@ from experiments.text_residuals import (
 )
 from steer_env.anatomy import find_block
 from steer_env.loading import load_language_model, load_words, resolve_device, weights_sha256
-
-PACKAGES = ("torch", "transformers", "tokenizers", "sae-lens")
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,14 @@ def main(cfg: Config) -> dict[str, Any]:
     sae.save_inference_model(cfg.folder)
 
     measured = measure(cfg, place, *padded(held_out, cfg.skip_first))
-    return _write_card(cfg, {"documents": documents, "model_sha256": weights_sha256(lm), "measured": measured})
+    found = {
+        "name": f"{cfg.name}, {cfg.site} of block {cfg.layer}",
+        "documents": documents,
+        "model_sha256": weights_sha256(lm),
+        "measured": rounded(measured),
+        "config": {**asdict(cfg), "model": cfg.name, "text": cfg.text.name, "out": None},
+    }
+    return save_card(cfg.folder, found, _card_text)
 
 
 def measure(cfg: Config, place: Place, tokens: Tensor, read: Tensor) -> dict[str, Any]:
@@ -210,21 +214,6 @@ def _metadata(cfg: Config, tokenizer: Any) -> dict[str, Any]:
         "prepend_bos": tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id],
         "seqpos_slice": [1, None] if cfg.skip_first else [None],
     }
-
-
-def _write_card(cfg: Config, found: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(cfg).items()}
-    weights = cfg.folder / "sae_weights.safetensors"
-    card = {
-        "name": f"{cfg.name}, {cfg.site} of block {cfg.layer}",
-        **found,
-        "config": {**settings, "model": cfg.name, "text": cfg.text.name, "out": None},
-        "versions": {package: version(package) for package in PACKAGES},
-        "sha256": {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()},
-    }
-    (cfg.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (cfg.folder / "CARD.md").write_text(_card_text(card))
-    return card
 
 
 def _card_text(card: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from experiments.assembly import (
     model_sha256,
     provenance,
     save_mask,
+    scene,
 )
 from experiments.checkpoints import (
     Checkpointer,
@@ -166,6 +167,7 @@ def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:
         "seeds": {"train": settings["seed"], "lanes": lane_seed(settings["seed"], 0)},
         "weights_sha256": model_sha256(envs),
         "steering": steering_record(envs),
+        "data": scene(envs).task.data_record(),
         "benchmark": is_benchmark(envs),
         "wandb_id": f"{re.sub(r'[^A-Za-z0-9]+', '-', settings['name'])}-{secrets.token_hex(4)}",
         **provenance(),

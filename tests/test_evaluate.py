@@ -153,6 +153,8 @@ def test_the_numbers_follow_from_the_token_log(evaluated):
         # One token is one turn, and a completion its turns a line.
         assert arm["distinct_completions"] == own.groupby("episode")["token_text"].agg("\n".join).nunique()
         assert arm["wall_s"] > 0
+        assert arm["summary"]["win"] + arm["summary"]["draw"] == pytest.approx(arm["score"])
+        assert sum(arm["summary"].values()) == pytest.approx(1)
         assert not own.duplicated(["episode", "step"]).any()
     for name in ARMS[:-1]:
         test = result["tests"][f"trained_vs_{name}"]
@@ -162,6 +164,7 @@ def test_the_numbers_follow_from_the_token_log(evaluated):
         assert test["p_mcnemar"] == pytest.approx(mcnemar(gained, lost))
         assert test["p_holm"] >= test["p_mcnemar"]
     assert len(result["tests"]) == 5
+    assert result["data"] == {"data": "generated", "split": "test", "items": 10_000}
     assert result["weights_sha256_before"] == result["weights_sha256_after"]
     assert result["seeds"] == {"train": 0, "evaluation": 0, "search": 0}
     assert (result["benchmark"], result["split"], result["temperature"]) == (False, "test", 0.0)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steer_env.tasks.multiple_choice import LETTERS, MultipleChoice, Question
+from steer_env.tasks.multiple_choice import LETTERS, MultipleChoice, Question, example_rows
 from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, check_choice
 from steer_env.tasks.splits import check_split, seeded_split
@@ -59,14 +59,11 @@ class MMLU(MultipleChoice):
         rows = _rows(source, split, splits)
         chosen = [row for row in rows if subject in ("all", subject_of(row))]
         if not chosen:
-            known = sorted({subject_of(row) for row in rows})
-            near = difflib.get_close_matches(subject, known, n=5, cutoff=0.4) or known
-            raise ValueError(f"unknown subject {subject!r} in split {split!r}; did you mean {near}?")
-        self._few_shot = few_shot
-        self._dev = _by_subject(load_rows(source, "dev", SOURCE, self.name)) if few_shot else {}
-        shown = [row for rows in self._dev.values() for row in rows]
+            raise _unknown(subject, split, {subject_of(row) for row in rows})
+        shown = example_rows(few_shot, source, SOURCE, self.name)
         self._header = template == "harness"
-        super().__init__(Items(chosen, source, split, splits == "seeded", shown), template, decode, max_new_tokens)
+        items = Items(chosen, source, split, splits == "seeded", shown)
+        super().__init__(items, template, decode, max_new_tokens, few_shot)
 
     def question(self, row: Row) -> Question:
         """From the hub's columns, or the original release's."""
@@ -77,18 +74,12 @@ class MMLU(MultipleChoice):
         if not self._header:
             return ""
         subject = subject_of(row).replace("_", " ")
-        return f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+        about = f" about {subject}" if subject else ""
+        return f"The following are multiple choice questions (with answers){about}.\n\n"
 
-    def examples(self, row: Row) -> Sequence[Row]:
-        """The first examples of the same subject.
-
-        Raises:
-            ValueError: dev holds too few.
-        """
-        there = self._dev.get(subject_of(row), [])
-        if len(there) < self._few_shot:
-            raise ValueError(f"few_shot must be at most {len(there)} for {subject_of(row)!r}, got {self._few_shot}")
-        return there[: self._few_shot]
+    def topic(self, row: Row) -> str:
+        """The subject."""
+        return subject_of(row)
 
     def details(self, row: Row) -> dict[str, Any]:
         """The ``subject``."""
@@ -106,26 +97,35 @@ class MMLU(MultipleChoice):
 
 
 def subject_of(row: Row) -> str:
-    """The column ``subject``, or what the file's name says."""
+    """The column ``subject``, or what the file's name says; ``""`` in auxiliary_train, which is from elsewhere.
+
+    Raises:
+        ValueError: the row has neither; file and line are named.
+    """
     if "subject" in row.values:
-        return row.text("subject")
-    return re.sub(r"_(test|val|dev|train)\.csv$", "", str(row.values.get("file", "")))
+        return str(row.values["subject"] or "")
+    if "file" not in row.values:
+        raise ValueError(f"{row.where}: column 'subject' is missing; there are {sorted(row.values)}")
+    found = re.fullmatch(r"(.+)_(test|val|dev)\.csv", row.values["file"])
+    return found[1] if found else ""
 
 
 def _rows(data: str, split: str, splits: str) -> list[Row]:
     if splits == "own" or data == "embedded":
         rows = load_rows(data, split, SOURCE, MMLU.name)
     else:
-        rows = seeded_split(load_rows(data, "test", SOURCE, MMLU.name), split, lambda row: str(row.values["question"]))
+        rows = seeded_split(load_rows(data, "test", SOURCE, MMLU.name), split, _asked)
     # Some revisions of the hub's auxiliary_train nest each row under "train".
     return [Row(row.values["train"], row.where) if set(row.values) == {"train"} else row for row in rows]
 
 
-def _by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(subject_of(row), []).append(row)
-    return found
+def _unknown(subject: str, split: str, there: set[str]) -> ValueError:
+    if there == {""}:
+        return ValueError(
+            f"the rows of split {split!r} name no subject; take splits='seeded' to have {subject!r} in it"
+        )
+    near = difflib.get_close_matches(subject, sorted(there), n=5, cutoff=0.4) or sorted(there)
+    return ValueError(f"unknown subject {subject!r} in split {split!r}; did you mean {near}?")
 
 
 def _question(row: Row) -> Question:
@@ -149,7 +149,7 @@ def _asked(row: Row) -> str:
 
 def _place(answer: Any, row: Row) -> int:
     """Place of the answer, given as a number or a letter."""
-    if isinstance(answer, str) and answer in LETTERS and answer:
+    if isinstance(answer, str) and len(answer) == 1 and answer in LETTERS:
         return LETTERS.index(answer)
     if isinstance(answer, int) and not isinstance(answer, bool):
         return answer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from steer_env.tasks.multiple_choice import MultipleChoice, Question
-from steer_env.tasks.rows import Row, Source, load_rows
+from steer_env.tasks.multiple_choice import MultipleChoice, Question, example_rows
+from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import seeded_items
 
 SOURCE = Source(
@@ -23,7 +23,7 @@ class MMLUPro(MultipleChoice):
         split: ``"train"``, ``"validation"`` or ``"test"``.
         data: ``"embedded"`` (None), ``"hub"``, another hub id, or a file or folder.
         decode: ``"constrained"`` or ``"free"``.
-        few_shot: solved examples in front, the first ones of the data set's validation split.
+        few_shot: solved examples of the same category in front, from the data set's validation split.
         max_new_tokens: tokens the model may write when it is free.
 
     Raises:
@@ -41,9 +41,8 @@ class MMLUPro(MultipleChoice):
         max_new_tokens: int = 1,
     ) -> None:
         items = seeded_items(self.name, SOURCE, data, split, lambda row: row.text("question"))
-        if few_shot:
-            items = replace(items, examples=load_rows(items.data, "dev", SOURCE, self.name)[:few_shot])
-        super().__init__(items, "crl", decode, max_new_tokens)
+        items = replace(items, examples=example_rows(few_shot, items.data, SOURCE, self.name))
+        super().__init__(items, "crl", decode, max_new_tokens, few_shot)
 
     def question(self, row: Row) -> Question:
         """The columns ``question``, ``options`` and ``answer_index``."""
@@ -53,6 +52,10 @@ class MMLUPro(MultipleChoice):
         if not isinstance(answer, int) or isinstance(answer, bool):
             raise ValueError(f"{row.where}: answer_index must be an integer, got {answer!r}")
         return Question(row.text("question"), tuple(options), answer, row.where)
+
+    def topic(self, row: Row) -> str:
+        """The category."""
+        return row.text("category")
 
     def details(self, row: Row) -> dict[str, Any]:
         """The ``category``."""

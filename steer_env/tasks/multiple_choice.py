@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer_env.tasks.base import Turn
-from steer_env.tasks.rows import Row
+from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice
 
 LETTERS = "ABCDEFGHIJ"
@@ -18,10 +18,22 @@ DECODE = ("constrained", "free")
 _INSTRUCTION = {"crl": "\nChoose one of the following options only.", "harness": ""}
 
 _LETTER = re.compile(r"(?<![\w'’])\(?([A-Ja-j])\)?(?![\w'’])")
-_VERDICT = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?", re.IGNORECASE)
-_DENIED = re.compile(r"(?:\bnot|n['’]t|\bneither|\bnor|\bthan)\s*(?:option\s*|choice\s*)?\W*$", re.IGNORECASE)
-_NAMED = re.compile(r"\b(?:option|choice|answer is|answer:)\s*$", re.IGNORECASE)
-_ARTICLE = re.compile(r"\s+[a-z]")
+_VERDICTS = (
+    re.compile(r"\banswer\b[^.\n]*?(?:\bis\b|\bbe\b|[:=])", re.IGNORECASE),
+    re.compile(r"\b(?:option|choice)\b", re.IGNORECASE),
+)
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|neither|nor|than|except|instead of)|n['’]t)\s+(?:be\s+)?(?:(?:option|choice)\s+)?"
+    r"(?:\(?[A-J]\)?\s+n?or\s+)*\W*$",
+    re.IGNORECASE,
+)
+_REJECTED = re.compile(r"\W*\s(?:is|was)(?:n['’]t|\s+(?:not|wrong|incorrect|false))\b", re.IGNORECASE)
+_NAMED = re.compile(r"\b(?:option|choice|answer(?:\s+is)?)\s*[:=]?\s*$", re.IGNORECASE)
+_WORD = re.compile(  # "A dog", "I think"; "A is right" and "A or B" are about options
+    r"(?<=[Aa])\s+(?!(?:or|and|is|was|because|since|as|but)\b)[a-z]|(?<=[Ii])\s+[a-z]"
+)
+_EDGES = " .:()*\"'"
+_BEFORE = 60  # characters in front of a letter that may deny it
 
 
 @dataclass(frozen=True)
@@ -59,20 +71,26 @@ class MultipleChoice(TextTask):
     lm-evaluation-harness scores the same prompt. Free decoding takes what the model writes.
 
     Args:
-        items: what to ask.
+        items: what to ask, and all rows that may be shown solved.
         template: ``"crl"`` (with an instruction) or ``"harness"``.
         decode: ``"constrained"`` or ``"free"``.
         max_new_tokens: tokens the model may write when it is free.
+        few_shot: solved examples of the same topic in front of each question.
+
+    Raises:
+        ValueError: an argument or a row cannot be used, or a topic has too few examples.
     """
 
     stop: tuple[str, ...] = ("\n",)
 
-    def __init__(self, items: Items, template: str, decode: str, max_new_tokens: int) -> None:
+    def __init__(self, items: Items, template: str, decode: str, max_new_tokens: int, few_shot: int = 0) -> None:
         check_choice("template", template, TEMPLATES)
         check_choice("decode", decode, DECODE)
         super().__init__(items, max_new_tokens)
         self._template, self._constrained = template, decode == "constrained"
         self._questions = {row.where: self.question(row) for row in (*items.rows, *items.examples)}
+        self._few_shot = few_shot
+        self._shown = {topic: self._examples(topic) for topic in sorted({self.topic(row) for row in items.rows})}
 
     @abstractmethod
     def question(self, row: Row) -> Question:
@@ -86,9 +104,9 @@ class MultipleChoice(TextTask):
         """What stands in front of examples and question."""
         return ""
 
-    def examples(self, row: Row) -> Sequence[Row]:
-        """The solved examples in front of a question."""
-        return self.items.examples
+    def topic(self, row: Row) -> str:
+        """What a question and the examples in front of it have in common."""
+        return ""
 
     def details(self, row: Row) -> dict[str, Any]:
         """What else the record says about an item."""
@@ -97,10 +115,8 @@ class MultipleChoice(TextTask):
     def ask(self, row: Row) -> SingleTurn:
         """The question behind header and examples, its letters as choices when decoding is constrained."""
         asked = self._questions[row.where]
-        solved = [self._questions[example.where] for example in self.examples(row)]
-        shown = "".join(f"{self._prompt(question)} {question.letter}\n\n" for question in solved)
         choices = tuple(f" {letter}" for letter in LETTERS[: len(asked.options)]) if self._constrained else ()
-        opening = self.header(row) + shown + self._prompt(asked)
+        opening = self.header(row) + self._shown[self.topic(row)] + self._prompt(asked)
         return SingleTurn(opening, lettered(asked), lambda completion: self._grade(row, asked, completion), choices)
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -112,6 +128,17 @@ class MultipleChoice(TextTask):
             "accuracy": outcomes.count("correct") / len(outcomes),
             "unparseable": outcomes.count("unparseable") / len(outcomes),
         }
+
+    def data_record(self) -> dict[str, Any]:
+        """As every text task's; ``few_shot`` counts the examples of one prompt."""
+        return super().data_record() | {"few_shot": self._few_shot}
+
+    def _examples(self, topic: str) -> str:
+        there = [self._questions[row.where] for row in self.items.examples if self.topic(row) == topic]
+        if len(there) < self._few_shot:
+            raise ValueError(f"few_shot must be at most {len(there)} for {topic!r}, got {self._few_shot}")
+        solved = there[: self._few_shot]
+        return "".join(f"{self._prompt(question)} {question.letter}\n\n" for question in solved)
 
     def _prompt(self, question: Question) -> str:
         return f"{lettered(question)}{_INSTRUCTION[self._template]}\nAnswer:"
@@ -130,35 +157,81 @@ def lettered(question: Question) -> str:
     return "\n".join([question.text.strip(), *lines])
 
 
+def example_rows(few_shot: int, data: str, source: Source, task: str) -> list[Row]:
+    """All rows that may be shown solved: those of dev, or none where no example is asked for.
+
+    Raises:
+        ValueError: ``few_shot`` is not an integer of at least 0, or the data has no dev split.
+    """
+    if not isinstance(few_shot, int) or few_shot < 0:
+        raise ValueError(f"few_shot must be an integer of at least 0, got {few_shot!r}")
+    if few_shot and data == "embedded":
+        raise ValueError(f"few_shot must be 0 in the embedded world, which has no dev split, got {few_shot}")
+    return load_rows(data, "dev", source, task) if few_shot else []
+
+
 def chosen_option(completion: str, options: Sequence[str]) -> int | None:
     """Place of the option that a free answer means, or None.
 
-    In this order: the whole answer is a letter or an option's text; the first letter standing alone, behind
-    "answer", "option" or "choice" if there is one, unless it is denied ("not B but C") or an article ("A dog"); the
-    only option whose text occurs.
+    In this order: the whole answer is a letter or an option's text; the first letter standing alone, behind "answer
+    is", "option" or "choice" if there is one, unless it is denied ("not B but C", "B is wrong"), an article ("A dog")
+    or part of an option's text ("vitamin C"); the only option whose text occurs and is not denied.
     """
     said = completion.strip()
-    whole = said.strip(" .:()*\"'").casefold()
-    names = list(LETTERS[: len(options)].casefold())
-    texts = [option.strip(" .").casefold() for option in options]
-    for known in (names, texts):
-        if whole in known:
-            return known.index(whole)
-    verdict = max((match.end() for match in _VERDICT.finditer(said)), default=0)
-    letters = _letters(said, verdict, len(options)) or _letters(said, 0, len(options))
+    whole = said.strip(_EDGES)
+    if len(whole) == 1 and whole.upper() in LETTERS[: len(options)]:
+        return LETTERS.index(whole.upper())
+    texts = [option.strip(" .") for option in options]
+    named = _places(whole, texts)
+    if len(named) == 1:
+        return named[0]
+    mentions = _mentions(said, texts)
+    letters = _letters(said, mentions, len(options))
     if letters:
         return letters[0]
-    mentioned = [place for place, text in enumerate(texts) if text and text in said.casefold()]
-    return mentioned[0] if len(mentioned) == 1 else None
+    meant = {
+        place for start, end in mentions if not _denied(said, start, end) for place in _places(said[start:end], texts)
+    }
+    return meant.pop() if len(meant) == 1 else None
 
 
-def _letters(said: str, start: int, count: int) -> list[int]:
-    """Places of the letters that stand alone behind ``start`` and are meant."""
-    found = []
-    for match in _LETTER.finditer(said, start):
-        place = LETTERS.index(match[1].upper())
-        small = match[0].islower() and match[0] == match[1]
-        article = match[1] in "AI" and _ARTICLE.match(said, match.end()) and not _NAMED.search(said, 0, match.start())
-        if place < count and not small and not article and not _DENIED.search(said, 0, match.start()):
-            found.append(place)
-    return found
+def _places(said: str, texts: Sequence[str]) -> list[int]:
+    """Places of the options that read so: letter for letter, and if there are none in any letter case."""
+    same = [place for place, text in enumerate(texts) if text and text == said]
+    return same or [place for place, text in enumerate(texts) if text and text.casefold() == said.casefold()]
+
+
+def _mentions(said: str, texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Where options stand in an answer as whole words, the longest first where one is part of another."""
+    known = sorted((text for text in texts if text), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, known))})(?!\w)", re.IGNORECASE)
+    return [match.span() for match in pattern.finditer(said)] if known else []
+
+
+def _letters(said: str, mentions: Sequence[tuple[int, int]], count: int) -> list[int]:
+    """Places of the letters that stand alone and are meant, behind a verdict if any are."""
+    found = [
+        (match.start(), LETTERS.index(match[1].upper()))
+        for match in _LETTER.finditer(said)
+        if _is_option(said, match)
+        and not any(end - start > 1 and start <= match.start(1) < end for start, end in mentions)
+    ]
+    verdicts = [match.end() for verdict in _VERDICTS for match in list(verdict.finditer(said))[-1:]]
+    for verdict in (*verdicts, 0):
+        behind = [place for start, place in found if start >= verdict and place < count]
+        if behind:
+            return behind
+    return []
+
+
+def _is_option(said: str, match: re.Match[str]) -> bool:
+    """Whether a letter standing alone is meant: not a word, nor denied, nor small without a sign that it is one."""
+    letter, small = match[1], match[1].islower()
+    named = _NAMED.search(said, max(0, match.start() - _BEFORE), match.start())
+    word = _WORD.match(said, match.end()) and (small or not named)
+    bare = small and match[0] == letter and not named
+    return not (word or bare or _denied(said, match.start(), match.end()))
+
+
+def _denied(said: str, start: int, end: int) -> bool:
+    return bool(_DENIED.search(said, max(0, start - _BEFORE), start) or _REJECTED.match(said, end))

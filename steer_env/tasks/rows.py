@@ -63,6 +63,9 @@ class Row:
         return value
 
 
+_SPLIT_NAMES = ("auxiliary_train", "train", "validation", "val", "dev", "test")
+
+
 def load_rows(data: str, split: str, source: Source, task: str) -> list[Row]:
     """All rows of a split.
 
@@ -81,7 +84,7 @@ def load_rows(data: str, split: str, source: Source, task: str) -> list[Row]:
         rows = [Row(row, f"embedded:{task}/{split}:{i}") for i, row in enumerate(world_rows(task, split), start=1)]
     elif Path(data).exists():
         rows = _from_files(Path(data), split, source)
-    elif data == "hub" or re.fullmatch(r"[\w.-]+/[\w.-]+", data):
+    elif data == "hub" or (re.fullmatch(r"[\w.-]+/[\w.-]+", data) and Path(data).suffix not in _READERS):
         rows = _from_hub(source.repo if data == "hub" else data, split, source)
     else:
         raise ValueError(f"data must be 'embedded', 'hub', a hub id, or a file or folder that exists, got {data!r}")
@@ -105,10 +108,10 @@ def _files(path: Path, split: str, source: Source) -> list[Path]:
             raise ValueError(f"data must be one of {', '.join(_READERS)} or a folder of them, got {str(path)!r}")
         there = [path]
     else:
-        there = sorted(file for file in path.rglob("*") if file.suffix in _READERS)
+        there = sorted(file for file in path.rglob("*") if file.suffix in _READERS and file.is_file())
     name = source.whole if split == "all" else source.splits.get(split, split)
-    named = [file for file in there if _split_of(file) == name]
-    known = sorted({found for file in there if (found := _split_of(file))})
+    named = [file for file in there if _split_of(file, path) == name]
+    known = sorted({found for file in there if (found := _split_of(file, path))})
     if named or (there and split == "all" and (not known or not source.splits)):
         return named or there
     raise ValueError(
@@ -117,11 +120,17 @@ def _files(path: Path, split: str, source: Source) -> list[Path]:
     )
 
 
-def _split_of(file: Path) -> str:
-    """The split in a file's name: ``test.jsonl``, ``test-00000-of-00003.parquet``, ``anatomy_test.csv``."""
-    stem = re.sub(r"-\d+-of-\d+$", "", file.stem)
-    found = re.search(r"(?:^|_)(auxiliary_train|train|validation|val|dev|test)$", stem)
-    return {"val": "validation"}.get(found[1], found[1]) if found else ""
+def _split_of(file: Path, root: Path) -> str:
+    """The split in a file's name (``test.jsonl``, ``test-00000-of-00003.parquet``, ``anatomy_test.csv``).
+
+    The name of its folder below ``root`` goes first: ``auxiliary_train/mc_test.csv`` of MMLU's release is for training.
+    """
+    folder = "" if file.parent in (root, root.parent) else file.parent.name
+    for name in (folder, file.stem):
+        found = re.search(rf"(?:^|_)({'|'.join(_SPLIT_NAMES)})$", re.sub(r"-\d+-of-\d+$", "", name))
+        if found:
+            return {"val": "validation"}.get(found[1], found[1])
+    return ""
 
 
 def _read(file: Path, source: Source) -> Iterator[Row]:
@@ -131,15 +140,26 @@ def _read(file: Path, source: Source) -> Iterator[Row]:
         yield Row(values, f"{file}:{line}")
 
 
+def _lines(file: Path) -> Iterator[str]:
+    with file.open("rb") as stream:
+        yield from (_decoded(line, f"{file}:{number}") for number, line in enumerate(stream, start=1))
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 ({error})") from error
+
+
 def _jsonl(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8") as stream:
-        for line, text in enumerate(stream, start=1):
-            if text.strip():
-                yield line, _json_of(text, f"{file}:{line}")
+    for line, text in enumerate(_lines(file), start=1):
+        if text.strip():
+            yield line, _json_of(text, f"{file}:{line}")
 
 
 def _json(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
-    rows = _json_of(file.read_text(encoding="utf-8"), str(file))
+    rows = _json_of("".join(_lines(file)), str(file))
     if not isinstance(rows, list):
         raise ValueError(f"{file}: a .json file must hold a list of rows, got {type(rows).__name__}")
     yield from enumerate(rows, start=1)
@@ -153,21 +173,18 @@ def _json_of(text: str, where: str) -> Any:
 
 
 def _csv(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        rows = csv.reader(stream, strict=True)
-        names: Sequence[str] = source.headerless
-        try:
-            for number, row in enumerate(rows):
-                if number == 0 and (not names or set(source.columns) & set(row)):
-                    names = row
-                    continue
-                if len(row) != len(names):
-                    raise ValueError(
-                        f"{file}:{rows.line_num}: expected {len(names)} columns {list(names)}, got {len(row)}"
-                    )
-                yield rows.line_num, {"file": file.name, **dict(zip(names, row, strict=True))}
-        except csv.Error as error:
-            raise ValueError(f"{file}:{rows.line_num}: not CSV ({error})") from error
+    rows = csv.reader(_lines(file), strict=True)
+    names: Sequence[str] = source.headerless
+    try:
+        for number, row in enumerate(rows):
+            if number == 0 and set(names) <= set(row):
+                names = row
+                continue
+            if len(row) != len(names):
+                raise ValueError(f"{file}:{rows.line_num}: expected {len(names)} columns {list(names)}, got {len(row)}")
+            yield rows.line_num, {"file": file.name, **dict(zip(names, row, strict=True))}
+    except csv.Error as error:
+        raise ValueError(f"{file}:{rows.line_num}: not CSV ({error})") from error
 
 
 def _parquet(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
@@ -206,7 +223,7 @@ def _from_hub(repo: str, split: str, source: Source) -> list[Row]:
         pinned = f" --revision {revision}" if revision else ""
         raise ValueError(
             f"cannot load data set {repo!r} ({reason}). If it is gated, accept its terms on the hub and run "
-            f"'hf auth login'; where there is no network, run 'hf download --repo-type dataset {repo}{pinned}' elsewhere "
+            f"'hf auth login'; with no network, run 'hf download --repo-type dataset {repo}{pinned}' elsewhere "
             "and set HF_HUB_OFFLINE=1, or give data= a local file or folder, or data='embedded'"
         ) from error
     return [Row(row, f"hub:{repo}[{name}]:{i}") for i, row in enumerate(rows, start=1)]

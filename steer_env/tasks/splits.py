@@ -22,7 +22,7 @@ def seeded_split(
     """The rows of one split, in their order.
 
     A row's split follows from the hash of its group alone: other rows and their order do not matter, and rows of one
-    group are never in two splits.
+    group, in whatever letter case and spacing, are never in two splits.
 
     Args:
         rows: all rows.
@@ -62,5 +62,6 @@ def check_split(split: str) -> None:
 
 
 def _place(group: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    name = " ".join(group.casefold().split())
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
