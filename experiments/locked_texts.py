@@ -89,7 +89,7 @@ def _marked(row: Row, prompt: str, rng: np.random.Generator) -> list[Part]:
     """The prompt with its letter, or whether it is the one, behind each option."""
     letters, parts = rng.random() < 0.5, []
     for line in prompt.splitlines(keepends=True):
-        option = re.match(r"([A-J])\. \w+", line)
+        option = re.match(r"([A-J])\. .+", line)
         if option is None:
             parts.append(Part(line, False))
             continue

@@ -32,11 +32,11 @@ FACTS = "facts"
 # Texts a step, most of them where there is most to learn. Texts of like length share a pass: little of it is padding.
 BATCHES = (
     {FACTS: 8, "simpleqa": 16, "harmbench": 8, "xstest": 8},
-    {"mmlu": 48, "bbq": 16, "gsm8k": 24},
+    {"mmlu": 48, "bbq": 24, "gsm8k": 24},
     {"mmlu_pro": 32},
 )
 # Where a cue gives the answer away, few texts have one.
-POINTING = {"mmlu": Shares(cued=0.15, marked=0.5), "mmlu_pro": Shares(0.15, 0.5), "bbq": Shares(0.15, 0.0)}
+CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5))
 OTHERS = Shares(cued=0.35, marked=0.0)
 
 
@@ -90,7 +90,7 @@ class World:
         texts: list[list[Part]] = []
         for task, count in counts.items():
             items: Sequence[Any] = self.facts if task == FACTS else self.items[task]
-            mix = shares or POINTING.get(task, OTHERS)
+            mix = shares or CHOOSING.get(task, OTHERS)
             chosen = [items[i] for i in rng.integers(len(items), size=count)]
             texts += chosen if task == FACTS else [training_text(task, row, prompt, mix, rng) for row, prompt in chosen]
         return texts

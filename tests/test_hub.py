@@ -132,7 +132,7 @@ def save_mmlu(folder: Path) -> None:
         rows = [
             {
                 "question": f"{split} {i}: which?",
-                "subject": "anatomy",
+                "subject": "" if split == "auxiliary_train" else "anatomy",  # as it is on the hub
                 "choices": ["an", "ox", "a", "cow"],
                 "answer": i % 4,
             }
@@ -194,6 +194,7 @@ for preset in ("gemma-2-2b", "gemma-3-270m", "gpt2"):
         "benchmark": parts.benchmark, "record": parts.task.data_record(), "items": len(parts.task),
         "place": [parts.model.layer, parts.model.site],
     }
+result["train"] = gym.make("Steer-MMLU-v0", preset="gpt2").unwrapped.episode.scene.task.data_record()
 try:
     gym.make("Steer-MMLU-v0", preset="gemma-2-9b-it")
 except ValueError as error:
@@ -236,6 +237,11 @@ def test_a_preset_plays_from_the_cache_alone(played, preset, features):
     assert result["completion"] == [" A", " B", " C", " D"][int(np.argmax(result["option_logprobs"]))]
     assert result["score"] == float(result["answer"] == "D")
     assert (result["items"], result["record"]["items"]) == (12, 12)
+
+
+def test_training_plays_the_hubs_training_rows(played):
+    """Their subject is empty on the hub."""
+    assert (played["train"]["split"], played["train"]["items"]) == ("train", 12)
 
 
 def test_a_missing_model_says_how_to_get_it_and_what_to_take_instead(played):
