@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer_env.tasks.multiple_choice import MultipleChoice, Question, chosen_option, lettered
+from steer_env.tasks.chosen import chosen_option
+from steer_env.tasks.multiple_choice import MultipleChoice, Question, lettered
 from steer_env.tasks.rows import Row
 from steer_env.tasks.single_turn import Items
 

@@ -10,7 +10,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steer_env.tasks.multiple_choice import LETTERS, MultipleChoice, Question
+from steer_env.tasks.chosen import LETTERS
+from steer_env.tasks.multiple_choice import MultipleChoice, Question
 from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import seeded_items
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steer_env.tasks.multiple_choice import LETTERS, MultipleChoice, Question, example_rows
+from steer_env.tasks.chosen import LETTERS
+from steer_env.tasks.multiple_choice import MultipleChoice, Question, example_rows
 from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, check_choice
 from steer_env.tasks.splits import check_split, seeded_split
