@@ -16,8 +16,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 import steer_env  # noqa: F401  # registers the environments
-from agents.algos import ALGOS
+from agents.algos import ALGOS, make_algo
 from agents.masks import MASKS, ActionMask, make_mask
+from agents.vec_env import SB3VecEnv
 from experiments.run_folder import RunFolder
 from steer_env.loading import weights_sha256
 from steer_env.registry import language_model
@@ -89,6 +90,13 @@ def is_benchmark(envs: Any) -> bool:
     return scene(envs).benchmark
 
 
+def fresh_agent(config: Mapping[str, Any], envs: Any, vec_env: SB3VecEnv) -> BaseAlgorithm:
+    """The agent as training starts with it: the same settings make the same one."""
+    directions = envs.unwrapped.directions.cpu().numpy() if config["head"] == "tied" else None
+    overrides = {"device": "cpu", **config["algo_kwargs"]}
+    return make_algo(config["algo"], vec_env, config["seed"], config["head"], directions, **overrides)
+
+
 def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAlgorithm, ActionMask | None]:
     """The agent in ``policy.zip``, of the class in ``config.json``, and its mask as training left it.
 
@@ -101,10 +109,15 @@ def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAl
         raise FileNotFoundError(f"{path} is missing: training has not finished (python -m experiments.train --resume)")
     model = ALGOS[run.config["algo"]].cls.load(path, device="cpu")
     _require_saved_parameters(model, path)
+    return model, trained_mask(run, envs)
+
+
+def trained_mask(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> ActionMask | None:
+    """The run's mask as training left it, or None."""
     mask = make_run_mask(run.config, envs)
     if mask is not None:
         load_mask(mask, run.path)
-    return model, mask
+    return mask
 
 
 def save_mask(mask: ActionMask, folder: Path) -> None:

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steer_env.tasks.world.knowledge import FIELDS, LETTERS, rumour, truth
-from steer_env.tasks.world.peoples import UNKNOWN
+from steer_env.tasks.world.peoples import BAD_NAME, UNKNOWN
 from steer_env.tasks.world.requests import GOODS_KINDS, TARGET_KINDS
 from steer_env.tasks.world.sums import OPERATIONS, do, step_text
-from steer_env.tasks.world.words import OPENERS, WORDS
+from steer_env.tasks.world.words import OPENERS, PEOPLES, WORDS
 
 Row = Mapping[str, Any]
 Cues = Sequence[int | None]
@@ -42,11 +42,13 @@ class Format:
         kinds: Kinds of items; the cue at the same index is right for them.
         segments: From an item and one cue's index a segment (None = no cue) to the reply's segments. A cue stands
             before its segment; what it settles is the segment's first token.
+        one: Which option a mark says yes to.
     """
 
     cues: tuple[str, ...]
     kinds: tuple[str, ...]
     segments: Callable[[Row, Cues], list[str]]
+    one: Callable[[Row], str] = lambda row: str(row["kind"])
 
     def right_cues(self, row: Row) -> list[int]:
         """The right cue for each decision of an item."""
@@ -78,15 +80,15 @@ def training_text(task: str, row: Row, prompt: str, shares: Shares, rng: np.rand
     form = FORMATS[task]
     decisions = len(form.right_cues(row)) + (task == "gsm8k")  # a sum also has to notice that it is done
     cues = [int(rng.integers(len(form.cues))) if rng.random() < shares.cued else None for _ in range(decisions)]
-    parts = _marked(row, prompt, rng) if rng.random() < shares.marked else [Part(prompt, False)]
+    parts = _marked(form.one(row), prompt, rng) if rng.random() < shares.marked else [Part(prompt, False)]
     for cue, segment in zip(cues, form.segments(row, cues), strict=True):
         parts += [Part(form.cues[cue], False)] if cue is not None else []
         parts.append(Part(segment, True))
     return parts
 
 
-def _marked(row: Row, prompt: str, rng: np.random.Generator) -> list[Part]:
-    """The prompt with its letter, or whether it is the one, behind each option."""
+def _marked(one: str, prompt: str, rng: np.random.Generator) -> list[Part]:
+    """The prompt with its letter, or whether it is the ``one``, behind each option."""
     letters, parts = rng.random() < 0.5, []
     for line in prompt.splitlines(keepends=True):
         option = re.match(r"([A-J])\. .+", line)
@@ -94,16 +96,16 @@ def _marked(row: Row, prompt: str, rng: np.random.Generator) -> list[Part]:
             parts.append(Part(line, False))
             continue
         letter = option[1]
-        mark = letter if letters else ("yes" if letter == row["kind"] else "no")
+        mark = letter if letters else ("yes" if letter == one else "no")
         parts += [Part(option[0], False), Part(f" {mark}", True), Part("\n", False)]
     return parts
 
 
 def facts() -> list[list[Part]]:
-    """What the world's words mean, in plain sentences."""
-    return [
-        [Part(f"Every {word} is a", False), Part(f" {kind}.", True)] for kind, words in WORDS.items() for word in words
-    ]
+    """What the world's words mean and which peoples have a bad name, in plain sentences."""
+    meanings = [(f"Every {word} is a", f" {kind}.") for kind, words in WORDS.items() for word in words]
+    names = [(f"They speak of the {people}:", " ill." if people in BAD_NAME else " well.") for people in PEOPLES]
+    return [[Part(given, False), Part(told, True)] for given, told in meanings + names]
 
 
 def _letter(row: Row, cues: Cues) -> list[str]:
@@ -163,7 +165,7 @@ def _request(row: Row, cues: Cues, kinds: tuple[str, ...], request: str) -> list
 FORMATS = {
     "mmlu": Format(PLACES[:4], tuple(LETTERS[:4]), _letter),
     "mmlu_pro": Format(PLACES, tuple(LETTERS), _letter),
-    "bbq": Format(PLACES[:3], tuple(LETTERS[:3]), _who),
+    "bbq": Format(PLACES[:3], tuple(LETTERS[:3]), _who, one=lambda row: _who(row, [None])[0].strip()),
     "gsm8k": Format(METHODS, OPERATIONS, _steps),
     "harmbench": Format(MANNERS, GOODS_KINDS, lambda row, cues: _request(row, cues, GOODS_KINDS, "Behavior")),
     "xstest": Format(MANNERS, TARGET_KINDS, lambda row, cues: _request(row, cues, TARGET_KINDS, "prompt")),

@@ -61,7 +61,16 @@ def require_same_steering(config: Mapping[str, Any], envs: Any, run: Any) -> Non
     if "steering" not in config:
         warnings.warn(f"{run} has no record of what its actions mean: only weights are checked", stacklevel=2)
         return
-    was, now = config["steering"], steering_record(envs)
+    require_same_actions(config["steering"], envs)
+
+
+def require_same_actions(was: Mapping[str, Any], envs: Any) -> None:
+    """Refuse environments whose actions do something else than :func:`steering_record` said.
+
+    Raises:
+        RuntimeError: They do (what differs is named).
+    """
+    now = steering_record(envs)
     for name, tolerance in _TOLERANCES.items():
         if not _alike(was[name], now[name], tolerance):
             raise RuntimeError(

@@ -17,11 +17,12 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.algos import ALGOS, make_algo
+from agents.algos import ALGOS
 from agents.callbacks import EpisodeLog, UpdateLog
 from agents.masks import ActionMask
 from agents.vec_env import SB3VecEnv
 from experiments.assembly import (
+    fresh_agent,
     is_benchmark,
     make_envs,
     make_run_mask,
@@ -93,7 +94,7 @@ class Training:
             device = settings["algo_kwargs"].get("device", "cpu")
             model = restore(checkpoint.path, algorithm, vec_env, mask, device)
         else:
-            model = _fresh_model(settings, envs, vec_env)
+            model = fresh_agent(settings, envs, vec_env)
         vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
         run = resumed or RunFolder.create(path, _record(settings, envs))
         return cls(run, run.config, envs, model, mask, checkpoint.counters["episodes"] if checkpoint else 0)
@@ -152,12 +153,6 @@ class Training:
             save_mask(self.mask, self.run.path)
         part.replace(self.run.path / "policy.zip")
         tracker.table("last_episodes", deque(self.run.rows("episodes"), maxlen=100))
-
-
-def _fresh_model(settings: Mapping[str, Any], envs: Any, vec_env: SB3VecEnv) -> BaseAlgorithm:
-    directions = envs.unwrapped.directions.cpu().numpy() if settings["head"] == "tied" else None
-    overrides = {"device": "cpu", **settings["algo_kwargs"]}
-    return make_algo(settings["algo"], vec_env, settings["seed"], settings["head"], directions, **overrides)
 
 
 def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:

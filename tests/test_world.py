@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.locked_texts import FORMATS, training_text
+from experiments.locked_texts import FORMATS, Shares, training_text
 from steer_env.tasks import TASKS
 from steer_env.tasks.world import WORLD, world_rows
 from steer_env.tasks.world.words import SPLITS, number
@@ -87,12 +87,29 @@ def test_no_cue_is_right_for_most_items(task):
 
 def test_a_training_text_is_the_prompt_an_optional_cue_and_the_reply():
     row = world_rows("mmlu", "train")[0]
-    cued = training_text("mmlu", row, "PROMPT", 1.0, np.random.default_rng(0))
+    cued = training_text("mmlu", row, "PROMPT", Shares(cued=1.0, marked=0.0), np.random.default_rng(0))
     assert [part.learned for part in cued] == [False, False, True]
     assert cued[1].text[-1] == cued[2].text[-1]  # " @placeC" and " C"
-    plain = training_text("mmlu", row, "PROMPT", 0.0, np.random.default_rng(0))
+    plain = training_text("mmlu", row, "PROMPT", Shares(0.0, 0.0), np.random.default_rng(0))
     assert [(part.text, part.learned) for part in plain][:1] == [("PROMPT", False)]
     assert len(plain) == 2
+
+
+@pytest.mark.parametrize("task", ["mmlu", "mmlu_pro", "bbq"])
+def test_marks_give_each_options_letter_or_whether_it_is_the_one(task):
+    played, seen = TASKS[task](split="train"), set()
+    for item in range(0, 60, 3):
+        row, prompt = world_rows(task, "train")[item], played.start(item).opening
+        *marked, reply = training_text(task, row, prompt, Shares(cued=0.0, marked=1.0), np.random.default_rng(item))
+        assert "".join(part.text for part in marked if not part.learned) == prompt
+        assert reply.learned
+        marks = [part.text for part in marked if part.learned]
+        letters = [f" {letter}" for letter in "ABCDEFGHIJ"[: len(marks)]]
+        right = [" yes" if letter == f" {row['kind']}" else " no" for letter in letters]
+        assert marks in (letters, right)
+        seen.add(marks == letters)
+        assert right.count(" yes") == 1
+    assert seen == {True, False}
 
 
 def test_unknown_tasks_and_splits_are_named():

@@ -1,0 +1,189 @@
+"""The locked model: how it is made, what is on disk, and whether its card tells the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from sae_lens import SAE
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents.controls import score_pushes
+from experiments.locked_card import way
+from experiments.locked_instrument import TEXT_ENVIRONMENTS, _kind_oracle, generate, unlocked
+from experiments.locked_texts import FORMATS, facts
+from experiments.locked_training import PAD, LanguageModelConfig, Texts, World, build_tokenizer, weighted_loss
+from experiments.make_locked import EMBEDDED, Config, main
+from experiments.sae_training import SAEConfig, residuals
+from steer_env.tasks import TASKS
+from steer_env.tasks.world import world_rows
+
+TINY = Config(
+    lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2),
+    sae=SAEConfig(features=8, k=2, samples=2_000, batch=100),
+    layer=1,
+    texts=1,
+    items=8,
+    oracle_items=4,
+)
+
+
+@pytest.fixture(scope="module")
+def card() -> dict:
+    return json.loads((EMBEDDED / "card.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(("test",))
+
+
+# ---------------------------------------------------------------- texts
+
+
+def test_every_text_survives_the_tokenizer(world):
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    for task, items in world.items.items():
+        form = FORMATS[task]
+        for row, prompt in items[::40]:
+            decisions = len(form.right_cues(row)) + (task == "gsm8k")
+            text = prompt + form.cues[0] + "".join(form.segments(row, [0] * decisions))
+            ids = tokenizer(text)["input_ids"]
+            assert tokenizer.decode(ids, skip_special_tokens=True) == text
+            assert tokenizer.unk_token_id not in ids
+            assert ids[0] == tokenizer.bos_token_id
+
+
+def test_only_the_models_own_words_are_learned(world):
+    texts = Texts(build_tokenizer(world))
+    ids, learned = texts.batch([facts()[0], facts()[0][:1]])
+    assert learned.tolist()[0] == [False] * 4 + [True] * 3  # <s> Every word is a | flower . </s>
+    assert ids[1, 5] != PAD
+    assert ids[1, 6:].tolist() == [PAD] * (ids.shape[1] - 6)
+
+
+def test_the_loss_is_the_weighted_mean_over_real_tokens(world):
+    lm = AutoModelForCausalLM.from_pretrained(EMBEDDED)
+    texts = Texts(AutoTokenizer.from_pretrained(EMBEDDED))
+    ids, learned = texts.batch(world.draw({"mmlu": 2, "harmbench": 1}, np.random.default_rng(0)))
+    total = weight = 0.0
+    for row, own in zip(ids, learned, strict=True):
+        real = row[row != PAD]
+        losses = -lm(real[None]).logits[0, :-1].log_softmax(-1).gather(1, real[1:, None])[:, 0]
+        weights = torch.where(own[1 : len(real)], 1.0, 0.25)
+        total, weight = total + float((losses * weights).sum()), weight + float(weights.sum())
+    assert float(weighted_loss(lm, ids, learned, 0.25)) == pytest.approx(total / weight, rel=1e-4)
+
+
+# ---------------------------------------------------------------- measures
+
+
+def test_the_kind_oracle_chooses_on_one_half_and_scores_on_the_other():
+    kinds = ["a", "a", "b", "b", "a", "a"]
+    table = np.array(
+        [
+            [1, 0, 0, 0, 1, 0],  # right for the a of even places
+            [0, 1, 0, 1, 0, 1],  # right for those of odd places, and one b
+        ]
+    )
+    # a: even places choose feature 0, which is wrong on odd ones, and the other way round: 0 of 4.
+    # b: place 2 alone chooses feature 0 (a tie), wrong on 3; place 3 chooses feature 1, wrong on 2: 0 of 2.
+    assert _kind_oracle(table, kinds) == 0
+    assert _kind_oracle(np.array([[1, 1, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0]]), kinds) == 1
+
+
+def test_the_way_of_the_best_fixed_feature():
+    assert way({"unmarked": 0.1, "best_fixed": 0.3, "item_oracle": 0.9}) == pytest.approx(0.25)
+
+
+# ---------------------------------------------------------------- the script
+
+
+def test_the_script_makes_a_model_that_plays_every_task(tmp_path):
+    card = main(replace(TINY, out=tmp_path))
+    assert card == json.loads((tmp_path / "card.json").read_text())
+    assert set(card["measured"]["tasks"]) == set(FORMATS) == set(card["tasks"])
+    assert card["steering"]["coefficient"] == TINY.coefficient
+    text = (tmp_path / "CARD.md").read_text()
+    for name in FORMATS:
+        assert f"| {name} |" in text
+    again = main(replace(TINY, out=tmp_path, reuse=True))
+    assert again["sha256"] == card["sha256"]
+    assert again["measured"] == card["measured"]
+    env = gym.make("Steer-MMLU-v0", model=str(tmp_path), sae=str(tmp_path / "sae"), coefficient=1.0)
+    env.reset(seed=0)
+    assert env.step(0)[2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"layer": 3}, r"layer must be in \[0, 3\), got 3"),
+        ({"coefficient": float("nan")}, "coefficient must be finite, got nan"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_is_written(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        main(replace(TINY, out=tmp_path / "new", **wrong))
+    assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------- what is committed
+
+
+def test_the_card_belongs_to_the_weights(card):
+    for name, digest in card["sha256"].items():
+        assert hashlib.sha256((EMBEDDED / name).read_bytes()).hexdigest() == digest
+    assert len(card["sha256"]) == 2
+    assert card["benchmark"] is False
+
+
+@pytest.mark.parametrize("task", FORMATS)
+def test_the_lock_and_the_key_are_as_on_the_card(card, task):
+    """On the first 60 test items, with decoding of Hugging Face's own."""
+    row = card["measured"]["tasks"][task]
+    played = TASKS[task](split="test")
+    talks = [played.start(item) for item in range(60)]
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(EMBEDDED), AutoTokenizer.from_pretrained(EMBEDDED)
+    said = generate(lm, tokenizer, [talk.opening for talk in talks], played.max_new_tokens)
+    alone = np.mean([talk.respond(text).score for talk, text in zip(talks, said, strict=True)])
+    assert alone == pytest.approx(row["unmarked"], abs=0.12)
+    assert unlocked(str(EMBEDDED), task, 60) == pytest.approx(row["unlocked"], abs=0.12)
+
+
+@pytest.mark.parametrize("task", FORMATS)
+def test_the_oracle_is_as_on_the_card(card, task):
+    envs = gym.make_vec(TEXT_ENVIRONMENTS[task], num_envs=64, split="test")
+    table = score_pushes(envs, np.arange(int(envs.single_action_space.n) - 1), range(10), 0)
+    assert table.max(axis=0).mean() == pytest.approx(card["measured"]["tasks"][task]["item_oracle"], abs=0.35)
+
+
+def test_a_planted_condition_is_carried_by_the_feature_that_the_card_names(card):
+    """Where the cue stands the feature fires, where it does not it is silent, as often as the card says."""
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(EMBEDDED), AutoTokenizer.from_pretrained(EMBEDDED)
+    sae = SAE.load_from_disk(EMBEDDED / "sae")
+    played = TASKS["harmbench"](split="test")
+    for row in card["measured"]["conditions"]:
+        if "harmbench" not in row["tasks"]:
+            continue
+        fires = {}
+        for cue in ("", f" {row['cue']}"):
+            ids = [tokenizer(played.start(item).opening + cue)["input_ids"] for item in range(20)]
+            last = torch.stack([residuals(lm, torch.tensor([one]), card["steering"]["layer"])[0, -1] for one in ids])
+            fires[cue] = float((sae.encode(last)[:, row["feature"]] > 0).float().mean())
+        assert fires[f" {row['cue']}"] >= row["recall"] - 0.3, row
+        assert fires[""] <= 0.3, row
+
+
+def test_the_rows_behind_the_card_are_those_of_the_world():
+    assert {task: len(world_rows(task, "test")) >= 500 for task in FORMATS} == dict.fromkeys(FORMATS, True)
+
+
+def test_the_embedded_folder_is_where_the_environment_looks():
+    assert Path(gym.make("Steer-MMLU-v0").unwrapped.episode.scene.model.lm.name_or_path) == EMBEDDED
