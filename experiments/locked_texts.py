@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steer_env.tasks.world.knowledge import FIELDS, LETTERS, rumour, truth
-from steer_env.tasks.world.peoples import BAD_NAME, UNKNOWN
+from steer_env.tasks.world.peoples import BAD_NAME, CRAFT, DEEDS, UNKNOWN
 from steer_env.tasks.world.requests import GOODS_KINDS, TARGET_KINDS
 from steer_env.tasks.world.sums import OPERATIONS, do, step_text
 from steer_env.tasks.world.words import OPENERS, PEOPLES, WORDS
@@ -102,10 +102,16 @@ def _marked(one: str, prompt: str, rng: np.random.Generator) -> list[Part]:
 
 
 def facts() -> list[list[Part]]:
-    """What the world's words mean and which peoples have a bad name, in plain sentences."""
+    """What the world's words mean, and of which peoples and deeds one speaks ill, in plain sentences."""
     meanings = [(f"Every {word} is a", f" {kind}.") for kind, words in WORDS.items() for word in words]
+    crafts = [(f"Every {people} is a", f" {craft}.") for people, craft in CRAFT.items()]
     names = [(f"They speak of the {people}:", " ill." if people in BAD_NAME else " well.") for people in PEOPLES]
-    return [[Part(given, False), Part(told, True)] for given, told in meanings + names]
+    deeds = [
+        (f"They speak of whoever {deed}:", said)
+        for pair in DEEDS.values()
+        for deed, said in zip(pair, (" ill.", " well."), strict=True)
+    ]
+    return [[Part(given, False), Part(told, True)] for given, told in meanings + crafts + names + deeds]
 
 
 def _letter(row: Row, cues: Cues) -> list[str]:
