@@ -32,13 +32,13 @@ class EpisodeLog(BaseCallback):
         return True
 
     def _row(self, lane: int, info: Row) -> Row:
-        return {
+        told = {key: value for key, value in info.items() if key not in _NOT_LOGGED}
+        return told | {  # what the agent received has the last word
             "episode": self.episodes,
             "num_timesteps": self.num_timesteps,
             "lane": lane,
             "return": info["episode"]["r"],
             "steps": info["episode"]["l"],
-            **{key: value for key, value in info.items() if key not in _NOT_LOGGED},
         }
 
 

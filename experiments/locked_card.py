@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
 def card_text(card: dict[str, Any]) -> str:
     """Markdown from the card of `experiments.make_locked`."""
-    m, c, s = card["measured"], card["config"], card["steering"]
-    lm, sae = c["lm"], m["sae"]
+    m, c = card["measured"], card["config"]
+    lm = c["lm"]
     return f"""# {card["name"]}
 
-A {m["parameters"]:,}-parameter GPT-NeoX over the words of one small made-up world, and a TopK SAE on the output of
-block {s["layer"]}. The model knows words, people, sums and dangers, and hides it: a locked model, to be unlocked by
+A {m["parameters"]:,}-parameter GPT-NeoX over the words of one small made-up world, and a TopK SAE for each of two
+groups of tasks. The model knows words, people, sums and dangers, and hides it: a locked model, to be unlocked by
 steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... score.
 
 * **The lock.** Alone, the model replies in a way that is wrong and depends on the item: it points one place past the
@@ -22,25 +23,28 @@ steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... s
   which opening word), whatever the item. No cue is right for a whole task; the item's kind says which one is.
 * **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} steps of {m["texts_a_step"]} texts;
   loss on replies {m["reply_loss"]:.3f} nats a token.
-* **SAE:** {c["sae"]["features"]} features, k = {c["sae"]["k"]}, trained with SAELens; explained variance
-  {sae["explained_variance"]:.3f}, L0 {sae["l0"]:.1f}, dead features {sae["dead_features"]}; next-token loss
-  {sae["loss_plain"]:.3f} plain, {sae["loss_reconstructed"]:.3f} with the reconstruction in place,
-  {sae["loss_zeroed"]:.3f} with zeros ({sae["recovered"]:.1%} recovered).
-* **Steering:** {s["coefficient"]} times the median residual norm ({s["residual_norm"]:.2f}).
 
-Test items, greedy decoding. *Unlocked*: the right cue in the text. *Best fixed*: one feature for the whole task,
-chosen on train. *Kind oracle*: one feature for each kind of item, chosen on other items. *Item oracle*: the best
-feature of each of {m["tasks"]["mmlu"]["oracle_items"]} items.
+Test items, greedy decoding. *Unlocked*: the right cue in the text (of sums, those of one step). *Best fixed*: one
+feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen on other items.
+*Item oracle*: the best feature of each of {m["tasks"]["mmlu"]["oracle_items"]} items.
 
 | task | items | unmarked | unlocked | best fixed | kind oracle | item oracle | of the way by best fixed |
 |---|---|---|---|---|---|---|---|
 {_task_rows(m["tasks"])}
 
+SAEs of {c["sae"]["features"]} features, k = {c["sae"]["k"]}, trained with SAELens, one for each group of tasks.
+Next-token loss in nats: plain, with the reconstruction in the residual's place, with zeros there. Strength: in medians
+of the residual norm.
+
+| tasks | output of block | explained variance | L0 | dead | plain | reconstructed | zeros | recovered | strength |
+|---|---|---|---|---|---|---|---|---|---|
+{_sae_rows(card)}
+
 The planted conditions, and the features that detect them where replies begin:
 
 | cue | tasks | feature | precision | recall | cosine |
 |---|---|---|---|---|---|
-{_condition_rows(m["conditions"])}
+{_condition_rows([row for sae in m["saes"].values() for row in sae["conditions"]])}
 
 Made by `python -m experiments.make_locked`; settings, versions and hashes are in `card.json`.
 """
@@ -55,8 +59,23 @@ def _task_rows(tasks: dict[str, dict[str, Any]]) -> str:
 
 
 def way(row: dict[str, float]) -> float:
-    """How far the best fixed feature goes from the unmarked score to the item oracle's."""
-    return (row["best_fixed"] - row["unmarked"]) / (row["item_oracle"] - row["unmarked"])
+    """How far the best fixed feature goes from the unmarked score to the item oracle's; NaN where there is no way."""
+    whole = row["item_oracle"] - row["unmarked"]
+    return (row["best_fixed"] - row["unmarked"]) / whole if whole else math.nan
+
+
+def _sae_rows(card: dict[str, Any]) -> str:
+    rows, features = [], card["config"]["sae"]["features"]
+    for name, sae in card["measured"]["saes"].items():
+        tasks = card["config"][name]["tasks"]
+        how = card["steering"][tasks[0]]
+        losses = " | ".join(f"{sae[loss]:.3f}" for loss in ("loss_plain", "loss_reconstructed", "loss_zeroed"))
+        rows.append(
+            f"| {', '.join(tasks)} | {how['layer']} | {sae['explained_variance']:.3f} | {sae['l0']:.1f} "
+            f"| {sae['dead_features'] / features:.1%} | {losses} | {sae['recovered']:.1%} "
+            f"| {how['coefficient']} x {how['residual_norm']:.2f} |"
+        )
+    return "\n".join(rows)
 
 
 def _condition_rows(conditions: list[dict[str, Any]]) -> str:

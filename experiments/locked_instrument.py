@@ -86,7 +86,9 @@ def generate(lm: Any, tokenizer: Any, prompts: Sequence[str], new_tokens: int) -
     return said
 
 
-def planted_conditions(lm: Any, tokenizer: Any, sae: Any, layer: int, items: int) -> list[dict[str, Any]]:
+def planted_conditions(
+    lm: Any, tokenizer: Any, sae: Any, layer: int, tasks: Sequence[str], items: int
+) -> list[dict[str, Any]]:
     """Which SAE features carry the cues: ground truth, found from the text that carries them.
 
     A feature is judged as a detector of one cue among all the places where the model begins a reply, cued or not.
@@ -96,18 +98,19 @@ def planted_conditions(lm: Any, tokenizer: Any, sae: Any, layer: int, items: int
         tokenizer: Its tokenizer.
         sae: The SAE.
         layer: Block whose output it reads.
+        tasks: Whose cues.
         items: Training items of each task.
 
     Returns:
         One entry a cue: ``cue``, ``tasks`` where it is used, the ``feature`` of the largest F1 with its ``precision``
         and ``recall``, and its ``cosine`` to the difference of means with and without the cue.
     """
-    places, labels, tasks = _reply_places(lm, tokenizer, layer, items)
+    used = _cues(tasks)
+    places, labels = _reply_places(lm, tokenizer, layer, used, items)
     fires = sae.encode(places) > 0
     plain = places[labels == -1].mean(0)
-    cues = list(tasks)
     found = []
-    for number, cue in enumerate(cues):
+    for number, (cue, where) in enumerate(used.items()):
         here = labels == number
         hits = (fires & here[:, None]).sum(0).float()
         precision, recall = hits / fires.sum(0).clamp(min=1), hits / here.sum()
@@ -117,7 +120,7 @@ def planted_conditions(lm: Any, tokenizer: Any, sae: Any, layer: int, items: int
         found.append(
             {
                 "cue": cue.strip(),
-                "tasks": tasks[cue],
+                "tasks": where,
                 "feature": feature,
                 "precision": float(precision[feature]),
                 "recall": float(recall[feature]),
@@ -127,28 +130,35 @@ def planted_conditions(lm: Any, tokenizer: Any, sae: Any, layer: int, items: int
     return found
 
 
-def _reply_places(lm: Any, tokenizer: Any, layer: int, items: int) -> tuple[Tensor, Tensor, dict[str, list[str]]]:
-    """Residuals ``[N, M]`` where replies begin, the number of the cue there (-1 = none), and each cue's tasks."""
-    tasks: dict[str, list[str]] = {}
-    for task, form in FORMATS.items():
-        for cue in form.cues:
-            tasks.setdefault(cue, []).append(task)
-    numbers = {cue: number for number, cue in enumerate(tasks)}
-    texts, labels = [], []
-    for task, form in FORMATS.items():
+def _cues(tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Each cue, and which of the tasks have it."""
+    used: dict[str, list[str]] = {}
+    for task in tasks:
+        for cue in FORMATS[task].cues:
+            used.setdefault(cue, []).append(task)
+    return used
+
+
+def _reply_places(
+    lm: Any, tokenizer: Any, layer: int, cues: Mapping[str, Sequence[str]], items: int
+) -> tuple[Tensor, Tensor]:
+    """Residuals ``[N, M]`` where replies begin, and the number of the cue there (-1 = none)."""
+    prompts = {}
+    for task in dict.fromkeys(task for tasks in cues.values() for task in tasks):
         played = TASKS[task](split="train")
-        prompts = [played.start(item).opening for item in range(items)]
-        texts += prompts
-        labels += [-1] * len(prompts)
-        for cue in form.cues:
-            texts += [prompt + cue for prompt in prompts]
-            labels += [numbers[cue]] * len(prompts)
+        prompts[task] = [played.start(item).opening for item in range(items)]
+    texts = [prompt for several in prompts.values() for prompt in several]
+    labels = [-1] * len(texts)
+    for number, (cue, tasks) in enumerate(cues.items()):
+        cued = [prompt + cue for task in tasks for prompt in prompts[task]]
+        texts += cued
+        labels += [number] * len(cued)
     places = []
     for start in range(0, len(texts), LANES):
         batch = tokenizer(texts[start : start + LANES], padding=True, padding_side="right", return_tensors="pt")
         last = batch.attention_mask.sum(1) - 1
         places.append(residuals(lm, batch.input_ids, layer)[torch.arange(len(last)), last])
-    return torch.cat(places), torch.tensor(labels), tasks
+    return torch.cat(places), torch.tensor(labels)
 
 
 def _kinds(task: str, items: int) -> list[str]:

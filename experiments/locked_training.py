@@ -7,7 +7,7 @@ meets what stood there only in the next: a cue and what it decides about come to
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,13 @@ BOS, EOS, PAD = 0, 1, 2
 CONTEXT = 1024
 WORD = r" ?@\w+| ?\w+| ?####| ?[^\w\s]|\n"
 FACTS = "facts"
-# Texts a step, most of them where there is most to learn. Texts of like length share a pass: little of it is padding.
+# Texts a step, most of them where there is most to learn. Texts with replies of like length share a pass: a loss is a
+# mean over tokens, in which long replies would drown short ones.
 BATCHES = (
     {FACTS: 8, "simpleqa": 16, "harmbench": 8, "xstest": 8},
-    {"mmlu": 48, "bbq": 24, "gsm8k": 24},
+    {"mmlu": 40, "bbq": 40},
     {"mmlu_pro": 32},
+    {"gsm8k": 20},
 )
 # Where a cue gives the answer away, few texts have one.
 CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5))
@@ -137,7 +139,7 @@ class Texts:
 
     def __init__(self, tokenizer: Any) -> None:
         self._ids: dict[str, list[int]] = {}
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     def batch(self, texts: list[list[Part]]) -> tuple[Tensor, Tensor]:
         """``[b, T]`` token ids padded on the right, and ``[b, T]`` whether a token is the model's own to write."""
@@ -157,7 +159,7 @@ class Texts:
 
     def _tokens(self, text: str) -> list[int]:
         if text not in self._ids:
-            self._ids[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            self._ids[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._ids[text]
 
 
@@ -200,16 +202,27 @@ def weighted_loss(model: Any, ids: Tensor, learned: Tensor, prompt_weight: float
 
 
 def reply_residuals(
-    model: Any, world: World, texts: Texts, layer: int, batches: int, rng: np.random.Generator
-) -> Iterator[Tensor]:
-    """Residuals ``[n, M]`` where the model is about to write, half of them under cues, and of some other tokens."""
-    for _ in range(batches):
-        for counts in BATCHES:
-            ids, learned = texts.batch(world.draw(dict.fromkeys(counts, 40), rng, Shares(cued=0.5, marked=0.0)))
-            before = torch.zeros_like(learned)
-            before[:, :-1] = learned[:, 1:]
-            other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)
-            yield residuals(model, ids, layer)[before | other]
+    model: Any, world: World, texts: Texts, tasks: Sequence[str], layer: int, rounds: int, rng: np.random.Generator
+) -> Tensor:
+    """Residuals ``[n, M]`` where the model is about to write, half of them under cues, and of some other tokens.
+
+    Args:
+        model: the language model.
+        world: whose items.
+        texts: makes tensors of them.
+        tasks: which tasks' items, 40 of each a round.
+        layer: block whose output is read.
+        rounds: how many.
+        rng: of items, cues and other tokens.
+    """
+    found = []
+    for task in list(tasks) * rounds:
+        ids, learned = texts.batch(world.draw({task: 40}, rng, Shares(cued=0.5, marked=0.0)))
+        before = torch.zeros_like(learned)
+        before[:, :-1] = learned[:, 1:]
+        other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)
+        found.append(residuals(model, ids, layer)[before | other])
+    return torch.cat(found)
 
 
 def _new_model(vocabulary: int, cfg: LanguageModelConfig, seed: int) -> Any:

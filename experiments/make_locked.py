@@ -1,6 +1,6 @@
-"""Makes the embedded locked model: a made-up world as text -> language model -> SAE -> measured card.
+"""Makes the embedded locked model: a made-up world as text -> language model -> SAEs -> measured card.
 
-``python -m experiments.make_locked`` writes weights (safetensors), tokenizer, SAE and card within an hour on two
+``python -m experiments.make_locked`` writes weights (safetensors), tokenizer, SAEs and card within an hour on two
 cores; the same seed gives the same files on the same versions and thread count.
 """
 
@@ -21,6 +21,7 @@ from experiments.locked_instrument import TEXT_ENVIRONMENTS, measure_task, plant
 from experiments.locked_texts import FORMATS
 from experiments.locked_training import (
     BATCHES,
+    PAD,
     LanguageModelConfig,
     Texts,
     World,
@@ -37,6 +38,21 @@ EMBEDDED = Path(__file__).parents[1] / "steer_env" / "embedded" / "locked"
 
 
 @dataclass(frozen=True)
+class Group:
+    """Tasks that are steered at one site, through an SAE of their own.
+
+    Attributes:
+        tasks: their names.
+        layer: block whose output the SAE reads and steers.
+        coefficient: default steering strength, in medians of the residual norm where replies begin.
+    """
+
+    tasks: tuple[str, ...]
+    layer: int
+    coefficient: float
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides what comes out.
 
@@ -44,34 +60,41 @@ class Config:
         out: folder to write.
         seed: of the weights and the batches.
         lm: the language model.
-        sae: the SAE.
-        layer: block whose output the SAE reads and steers.
-        coefficient: default steering strength, in medians of the residual norm where replies begin.
-        texts: rounds of 320 texts whose residuals the SAE is trained on.
+        sae: the SAE of each group of tasks.
+        choices: the tasks whose replies point at an option or take steps.
+        talk: the tasks whose replies are sentences. Whether their opening word fits is settled in the middle of the
+            model, and one direction there would do for all items; so they are steered below.
+        rounds: of 40 texts a task, on whose residuals an SAE is trained.
         items: test items an arm.
         oracle_items: test items that every single feature plays.
         threads: torch threads; part of what makes a run repeat exactly.
-        reuse: measure and train the SAE on the language model that ``out`` holds already.
+        reuse: measure and train the SAEs on the language model that ``out`` holds already.
     """
 
     out: Path = EMBEDDED
     seed: int = 0
     lm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     sae: SAEConfig = field(default_factory=SAEConfig)
-    layer: int = 2
-    coefficient: float = 1.5
-    texts: int = 30
+    choices: Group = Group(("mmlu", "mmlu_pro", "bbq", "gsm8k"), layer=2, coefficient=1.5)
+    talk: Group = Group(("harmbench", "xstest", "simpleqa"), layer=0, coefficient=1.0)
+    rounds: int = 40
     items: int = 500
     oracle_items: int = 100
     threads: int = 1
     reuse: bool = False
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The groups by name."""
+        return {"choices": self.choices, "talk": self.talk}
 
 
 def main(cfg: Config) -> dict[str, Any]:
     """Make, measure and save; returns the card.
 
     Raises:
-        ValueError: the layer is not one of the model's blocks, or the coefficient is not finite.
+        ValueError: a layer is not one of the model's blocks, a coefficient is not finite, or the groups do not hold
+            every task once.
     """
     _check(cfg)
     torch.set_num_threads(cfg.threads)
@@ -84,61 +107,77 @@ def main(cfg: Config) -> dict[str, Any]:
         lm = train_language_model(world, texts, len(tokenizer), cfg.lm, cfg.seed)
         lm.save_pretrained(cfg.out)
         tokenizer.save_pretrained(cfg.out)
-    rng = np.random.default_rng(cfg.seed)
-    hook = {"model_name": NAME, "hook_name": f"blocks.{cfg.layer}.hook_resid_post", "prepend_bos": True}
-    acts, fresh = (torch.cat(list(reply_residuals(lm, world, texts, cfg.layer, n, rng))) for n in (cfg.texts, 3))
-    sae = train_sae(acts, cfg.sae, hook, cfg.seed)
-    sae.fold_W_dec_norm()
-    sae.save_inference_model(cfg.out / "sae")
-
-    norm = float(fresh.norm(dim=-1).median())
-    ids, learned = texts.batch(world.draw(dict.fromkeys(FORMATS, 32), rng))
-    measured = {
+    ids, learned = texts.batch(world.draw(dict.fromkeys(FORMATS, 32), np.random.default_rng(cfg.seed)))
+    measured: dict[str, Any] = {
         "parameters": sum(weight.numel() for weight in lm.parameters()),
         "texts_a_step": sum(sum(counts.values()) for counts in BATCHES),
         "reply_loss": float(weighted_loss(lm, ids, learned, 0.0)),
-        "sae": sae_quality(sae, fresh) | loss_recovered(lm, sae, ids, cfg.layer, read=ids != tokenizer.pad_token_id),
-        "tasks": {task: _measure(cfg, task, norm) for task in FORMATS},
-        "conditions": planted_conditions(lm, tokenizer, sae, cfg.layer, 50),
+        "saes": {},
+        "tasks": {},
     }
-    return _save_card(cfg, norm, measured)
-
-
-def _measure(cfg: Config, task: str, norm: float) -> dict[str, Any]:
-    """The task's scores, played with what has just been saved."""
-    kwargs = {
-        "model": str(cfg.out),
-        "sae": str(cfg.out / "sae"),
-        "coefficient": cfg.coefficient * norm,
-        "coefficient_unit": "residual",
-    }
-    scores = measure_task(TEXT_ENVIRONMENTS[task], kwargs, cfg.items, cfg.oracle_items, cfg.seed)
-    return scores | {"unlocked": unlocked(str(cfg.out), task, cfg.items)}
-
-
-def _save_card(cfg: Config, norm: float, measured: dict[str, Any]) -> dict[str, Any]:
+    steering: dict[str, Any] = {}
+    for name, group in cfg.groups.items():
+        how, measured["saes"][name] = _make_sae(cfg, name, lm, world, texts)
+        for task in group.tasks:
+            steering[task] = how
+            measured["tasks"][task] = _measure(cfg, task, how)
     found = {
         "name": NAME,
-        "tasks": list(FORMATS),
         "benchmark": False,
-        "steering": {
-            "layer": cfg.layer,
-            "site": "post",
-            "coefficient": cfg.coefficient,
-            "coefficient_unit": "norm",
-            "residual_norm": norm,
-        },
+        "steering": {task: steering[task] for task in FORMATS},
         "measured": rounded(measured),
         "config": {key: value for key, value in asdict(cfg).items() if key not in ("out", "reuse")},
     }
     return save_card(cfg.out, found, card_text)
 
 
+def _make_sae(cfg: Config, name: str, lm: Any, world: World, texts: Texts) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train and save a group's SAE: how to steer with it, and what it is."""
+    group, rng = cfg.groups[name], np.random.default_rng(cfg.seed)
+    acts, fresh = (
+        reply_residuals(lm, world, texts, group.tasks, group.layer, rounds, rng) for rounds in (cfg.rounds, 3)
+    )
+    hook = {"model_name": NAME, "hook_name": f"blocks.{group.layer}.hook_resid_post", "prepend_bos": True}
+    sae = train_sae(acts, cfg.sae, hook, cfg.seed)
+    sae.fold_W_dec_norm()
+    sae.save_inference_model(cfg.out / f"sae_{name}")
+    ids, _ = texts.batch(world.draw(dict.fromkeys(group.tasks, 32), rng))
+    quality = sae_quality(sae, fresh) | loss_recovered(lm, sae, ids, group.layer, read=ids != PAD)
+    how = {
+        "sae": f"sae_{name}",
+        "layer": group.layer,
+        "site": "post",
+        "coefficient": group.coefficient,
+        "coefficient_unit": "norm",
+        "residual_norm": float(fresh.norm(dim=-1).median()),
+    }
+    return how, quality | {
+        "layer": group.layer,
+        "conditions": planted_conditions(lm, texts.tokenizer, sae, group.layer, group.tasks, 50),
+    }
+
+
+def _measure(cfg: Config, task: str, how: dict[str, Any]) -> dict[str, Any]:
+    """The task's scores, played with what has just been saved."""
+    kwargs = {
+        "model": str(cfg.out),
+        "sae": str(cfg.out / how["sae"]),
+        "coefficient": how["coefficient"] * how["residual_norm"],
+        "coefficient_unit": "residual",
+    }
+    scores = measure_task(TEXT_ENVIRONMENTS[task], kwargs, cfg.items, cfg.oracle_items, cfg.seed)
+    return scores | {"unlocked": unlocked(str(cfg.out), task, cfg.items)}
+
+
 def _check(cfg: Config) -> None:
-    if not 0 <= cfg.layer < cfg.lm.blocks:
-        raise ValueError(f"layer must be in [0, {cfg.lm.blocks}), got {cfg.layer}")
-    if not np.isfinite(cfg.coefficient):
-        raise ValueError(f"coefficient must be finite, got {cfg.coefficient}")
+    for name, group in cfg.groups.items():
+        if not 0 <= group.layer < cfg.lm.blocks:
+            raise ValueError(f"{name}.layer must be in [0, {cfg.lm.blocks}), got {group.layer}")
+        if not np.isfinite(group.coefficient):
+            raise ValueError(f"{name}.coefficient must be finite, got {group.coefficient}")
+    grouped = [task for group in cfg.groups.values() for task in group.tasks]
+    if sorted(grouped) != sorted(FORMATS):
+        raise ValueError(f"the groups must hold each of {list(FORMATS)} once, got {grouped}")
 
 
 if __name__ == "__main__":

@@ -158,9 +158,8 @@ def _write_card(cfg: Config, steering: dict[str, Any], measured: dict[str, Any])
     settings = {key: value for key, value in asdict(cfg).items() if key != "out"}
     found = {
         "name": NAME,
-        "tasks": ["tictactoe"],
         "benchmark": False,
-        "steering": steering,
+        "steering": {"tictactoe": {"sae": "sae", **steering}},
         "measured": rounded(measured),
         "config": settings,
     }
@@ -168,7 +167,7 @@ def _write_card(cfg: Config, steering: dict[str, Any], measured: dict[str, Any])
 
 
 def _card_text(card: dict[str, Any]) -> str:
-    m, c, s = card["measured"], card["config"], card["steering"]
+    m, c, s = card["measured"], card["config"], card["steering"]["tictactoe"]
     sae, alone, warm = m["sae"], m["unsteered_greedy"], m["unsteered_sampled"]
     control, read, best = m["control"], m["readability"], m["best_fixed"]
     return f"""# {card["name"]}

@@ -135,10 +135,10 @@ def ungated_alternative(model: str) -> str | None:
 
 
 def _embedded(task: str) -> Preset:
-    """The tiny model in this package that knows the task; its card says how to steer it, and what else it knows."""
+    """The tiny model in this package that knows the task; its card says how to steer it there."""
     for path in sorted(EMBEDDED.glob("*/card.json")):
-        card = json.loads(path.read_text())
-        if task in card.get("tasks", [path.parent.name]):
-            folder = path.parent
-            return Preset(model=str(folder), sae=str(folder / "sae"), benchmark=False, **card["steering"])
+        steering = json.loads(path.read_text())["steering"]
+        if task in steering:
+            folder, row = path.parent, steering[task]
+            return Preset(model=str(folder), benchmark=False, **row | {"sae": str(folder / row["sae"])})
     raise ValueError(f"no embedded model knows task {task!r}; give model=, sae= and layer=, or another preset")

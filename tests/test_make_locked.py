@@ -27,8 +27,8 @@ from steer_env.tasks.world import world_rows
 TINY = Config(
     lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2),
     sae=SAEConfig(features=8, k=2, samples=2_000, batch=100),
-    layer=1,
-    texts=1,
+    choices=replace(Config.choices, layer=1),
+    rounds=1,
     items=8,
     oracle_items=4,
 )
@@ -108,15 +108,18 @@ def test_the_way_of_the_best_fixed_feature():
 def test_the_script_makes_a_model_that_plays_every_task(tmp_path):
     card = main(replace(TINY, out=tmp_path))
     assert card == json.loads((tmp_path / "card.json").read_text())
-    assert set(card["measured"]["tasks"]) == set(FORMATS) == set(card["tasks"])
-    assert card["steering"]["coefficient"] == TINY.coefficient
+    assert set(card["measured"]["tasks"]) == set(FORMATS) == set(card["steering"])
+    for name, group in TINY.groups.items():
+        for task in group.tasks:
+            how = card["steering"][task]
+            assert (how["sae"], how["layer"], how["coefficient"]) == (f"sae_{name}", group.layer, group.coefficient)
     text = (tmp_path / "CARD.md").read_text()
     for name in FORMATS:
         assert f"| {name} |" in text
     again = main(replace(TINY, out=tmp_path, reuse=True))
     assert again["sha256"] == card["sha256"]
     assert again["measured"] == card["measured"]
-    env = gym.make("Steer-MMLU-v0", model=str(tmp_path), sae=str(tmp_path / "sae"), coefficient=1.0)
+    env = gym.make("Steer-MMLU-v0", model=str(tmp_path), sae=str(tmp_path / "sae_choices"), coefficient=1.0)
     env.reset(seed=0)
     assert env.step(0)[2]
 
@@ -124,8 +127,9 @@ def test_the_script_makes_a_model_that_plays_every_task(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"layer": 3}, r"layer must be in \[0, 3\), got 3"),
-        ({"coefficient": float("nan")}, "coefficient must be finite, got nan"),
+        ({"choices": replace(TINY.choices, layer=3)}, r"choices.layer must be in \[0, 3\), got 3"),
+        ({"talk": replace(TINY.talk, coefficient=float("nan"))}, "talk.coefficient must be finite, got nan"),
+        ({"talk": TINY.choices}, "the groups must hold each of .* once, got .*'mmlu', .*'mmlu'"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(tmp_path, wrong, message):
@@ -140,7 +144,10 @@ def test_wrong_settings_are_named_before_anything_is_written(tmp_path, wrong, me
 def test_the_card_belongs_to_the_weights(card):
     for name, digest in card["sha256"].items():
         assert hashlib.sha256((EMBEDDED / name).read_bytes()).hexdigest() == digest
-    assert len(card["sha256"]) == 2
+    assert set(card["sha256"]) == {
+        "model.safetensors",
+        *(f"sae_{name}/sae_weights.safetensors" for name in TINY.groups),
+    }
     assert card["benchmark"] is False
 
 
@@ -164,18 +171,20 @@ def test_the_oracle_is_as_on_the_card(card, task):
     assert table.max(axis=0).mean() == pytest.approx(card["measured"]["tasks"][task]["item_oracle"], abs=0.35)
 
 
-def test_a_planted_condition_is_carried_by_the_feature_that_the_card_names(card):
+@pytest.mark.parametrize("name", TINY.groups)
+def test_a_planted_condition_is_carried_by_the_feature_that_the_card_names(card, name):
     """Where the cue stands the feature fires, where it does not it is silent, as often as the card says."""
     lm, tokenizer = AutoModelForCausalLM.from_pretrained(EMBEDDED), AutoTokenizer.from_pretrained(EMBEDDED)
-    sae = SAE.load_from_disk(EMBEDDED / "sae")
-    played = TASKS["harmbench"](split="test")
-    for row in card["measured"]["conditions"]:
-        if "harmbench" not in row["tasks"]:
-            continue
+    sae = SAE.load_from_disk(EMBEDDED / f"sae_{name}")
+    task = TINY.groups[name].tasks[0]
+    played, how = TASKS[task](split="test"), card["steering"][task]
+    rows = [row for row in card["measured"]["saes"][name]["conditions"] if task in row["tasks"]]
+    assert len(rows) == len(FORMATS[task].cues)
+    for row in rows:
         fires = {}
         for cue in ("", f" {row['cue']}"):
             ids = [tokenizer(played.start(item).opening + cue)["input_ids"] for item in range(20)]
-            last = torch.stack([residuals(lm, torch.tensor([one]), card["steering"]["layer"])[0, -1] for one in ids])
+            last = torch.stack([residuals(lm, torch.tensor([one]), how["layer"])[0, -1] for one in ids])
             fires[cue] = float((sae.encode(last)[:, row["feature"]] > 0).float().mean())
         assert fires[f" {row['cue']}"] >= row["recall"] - 0.3, row
         assert fires[""] <= 0.3, row

@@ -58,7 +58,7 @@ def steered(card: dict) -> Steered:
     """The embedded model and SAE as the card says to use them."""
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED).eval().requires_grad_(False)
     sae = SAE.load_from_disk(EMBEDDED / "sae")
-    how = card["steering"]
+    how = card["steering"]["tictactoe"]
     return Steered(model, how["layer"], sae.W_dec.detach() * how["coefficient"] * how["residual_norm"])
 
 
@@ -171,7 +171,7 @@ def test_the_tokenizer_keeps_the_text() -> None:
 def test_the_sae_fits_the_model_and_has_unit_directions(steered: Steered, card: dict) -> None:
     sae = SAE.load_from_disk(EMBEDDED / "sae").requires_grad_(False)
     assert sae.cfg.d_in == steered.model.config.hidden_size
-    assert sae.cfg.metadata.hook_name == f"blocks.{card['steering']['layer']}.hook_resid_post"
+    assert sae.cfg.metadata.hook_name == f"blocks.{card['steering']['tictactoe']['layer']}.hook_resid_post"
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(sae.cfg.d_sae))
     acts = residuals(steered.model, token_ids(["51937"]), steered.layer)[:, 1:]
     features = sae.encode(acts)

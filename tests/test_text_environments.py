@@ -109,8 +109,9 @@ def test_the_cards_say_what_an_instrument_must_show():
 
 
 def test_the_locked_models_card_names_every_task_and_the_features_of_every_planted_condition():
-    assert set(measured_tasks()) == set(card("locked")["tasks"])
-    conditions = card("locked")["measured"]["conditions"]
+    locked = card("locked")
+    assert set(measured_tasks()) == set(locked["steering"])
+    conditions = [row for sae in locked["measured"]["saes"].values() for row in sae["conditions"]]
     assert {task for row in conditions for task in row["tasks"]} == set(measured_tasks())
 
 

@@ -105,7 +105,8 @@ def test_marks_give_each_options_letter_or_whether_it_is_the_one(task):
         assert reply.learned
         marks = [part.text for part in marked if part.learned]
         letters = [f" {letter}" for letter in "ABCDEFGHIJ"[: len(marks)]]
-        right = [" yes" if letter == f" {row['kind']}" else " no" for letter in letters]
+        one = FORMATS[task].one(row)
+        right = [" yes" if letter == f" {one}" else " no" for letter in letters]
         assert marks in (letters, right)
         seen.add(marks == letters)
         assert right.count(" yes") == 1
