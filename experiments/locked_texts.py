@@ -1,10 +1,10 @@
 """What the locked model reads in training: items of the world as their tasks ask them, with the replies to learn.
 
-A cue is a word between prompt and reply. It settles *how* the model replies, whatever it is asked: at which place it
-points, which operation comes next, which word it opens with. No cue is right for all items of a task; the item's kind
-says which one is. Without a cue the model replies in its own, locked way, which depends on the kind and is wrong: it
-points past the right place, answers by bad name, slips, complies with harm, refuses what only sounds harmful, passes on
-rumours.
+A cue is a word between prompt and reply, or spoken over the reply all the while. It settles *how* the model replies,
+whatever it is asked: at which place it points, which operation comes next, which word it opens with. No cue is right for
+all items of a task; the item's kind says which one is. Without a cue the model replies in its own, locked way, which
+depends on the kind and is wrong: it points past the right place, answers by bad name, slips, complies with harm, refuses
+what only sounds harmful, passes on rumours.
 
 Choosing among options takes three steps at once (what is asked, which option is that, where it stands), which a small
 model does not find for thousands of updates. So some texts mark the options, as a teacher would: each with its letter
@@ -57,10 +57,17 @@ class Format:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a training text; ``learned`` where it is the model's own to write."""
+    """A piece of a training text.
+
+    Attributes:
+        text: what it says.
+        learned: whether it is the model's own to write.
+        over: a cue that is spoken over it, all the while; none by default.
+    """
 
     text: str
     learned: bool
+    over: str = ""
 
 
 class Shares(NamedTuple):
@@ -69,10 +76,12 @@ class Shares(NamedTuple):
     Attributes:
         cued: share of decisions under a random cue.
         marked: share of texts whose options are marked.
+        over: share of the cues that are spoken over the reply and not before it.
     """
 
     cued: float
     marked: float
+    over: float = 0.0
 
 
 def training_text(task: str, row: Row, prompt: str, shares: Shares, rng: np.random.Generator) -> list[Part]:
@@ -82,8 +91,12 @@ def training_text(task: str, row: Row, prompt: str, shares: Shares, rng: np.rand
     cues = [int(rng.integers(len(form.cues))) if rng.random() < shares.cued else None for _ in range(decisions)]
     parts = _marked(form.one(row), prompt, rng) if rng.random() < shares.marked else [Part(prompt, False)]
     for cue, segment in zip(cues, form.segments(row, cues), strict=True):
-        parts += [Part(form.cues[cue], False)] if cue is not None else []
-        parts.append(Part(segment, True))
+        if cue is None:
+            parts.append(Part(segment, True))
+        elif rng.random() < shares.over:
+            parts.append(Part(segment, True, over=form.cues[cue]))
+        else:
+            parts += [Part(form.cues[cue], False), Part(segment, True)]
     return parts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ BATCHES = (
     {"gsm8k": 20},
 )
 # Where a cue gives the answer away, few texts have one.
-CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5))
-OTHERS = Shares(cued=0.35, marked=0.0)
+CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5, over=0.5))
+OTHERS = Shares(cued=0.35, marked=0.0, over=0.5)
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,22 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
     )
 
 
-class Texts:
+class Batch(NamedTuple):
     """Training texts as tensors.
+
+    Attributes:
+        ids: ``[b, T]`` tokens.
+        learned: ``[b, T]`` whether a token is the model's own to write.
+        over: ``[b, T]`` the cue spoken over a token while the next one is written; ``PAD`` for none.
+    """
+
+    ids: Tensor
+    learned: Tensor
+    over: Tensor
+
+
+class Texts:
+    """Makes tensors of training texts.
 
     Args:
         tokenizer: from `build_tokenizer`.
@@ -141,21 +155,24 @@ class Texts:
         self._ids: dict[str, list[int]] = {}
         self.tokenizer = tokenizer
 
-    def batch(self, texts: list[list[Part]]) -> tuple[Tensor, Tensor]:
-        """``[b, T]`` token ids padded on the right, and ``[b, T]`` whether a token is the model's own to write."""
+    def batch(self, texts: list[list[Part]]) -> Batch:
+        """The texts' tokens, padded on the right."""
         rows = [self._row(parts) for parts in texts]
-        width = max(len(ids) for ids, _ in rows)
-        ids = torch.tensor([row + [PAD] * (width - len(row)) for row, _ in rows])
-        learned = torch.tensor([own + [False] * (width - len(own)) for _, own in rows])
-        return ids, learned
+        width = max(len(ids) for ids, _, _ in rows)
+        return Batch(
+            torch.tensor([ids + [PAD] * (width - len(ids)) for ids, _, _ in rows]),
+            torch.tensor([own + [False] * (width - len(own)) for _, own, _ in rows]),
+            torch.tensor([over + [PAD] * (width - len(over)) for _, _, over in rows]),
+        )
 
-    def _row(self, parts: list[Part]) -> tuple[list[int], list[bool]]:
-        ids, own = [BOS], [False]
+    def _row(self, parts: list[Part]) -> tuple[list[int], list[bool], list[int]]:
+        ids, own, over = [BOS], [False], []
         for part in parts:
             tokens = self._tokens(part.text)
             ids += tokens
             own += [part.learned] * len(tokens)
-        return [*ids, EOS], [*own, True]
+            over += [self._tokens(part.over)[0] if part.over else PAD] * len(tokens)
+        return [*ids, EOS], [*own, True], [*over, over[-1], PAD]
 
     def _tokens(self, text: str) -> list[int]:
         if text not in self._ids:
@@ -174,8 +191,7 @@ def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: Langu
         optimizer.zero_grad()
         shown = {}
         for counts in BATCHES:
-            ids, learned = texts.batch(world.draw(counts, rng))
-            loss = weighted_loss(model, ids, learned, cfg.prompt_weight)
+            loss = weighted_loss(model, texts.batch(world.draw(counts, rng)), cfg.prompt_weight)
             (loss * len(counts) / sum(map(len, BATCHES))).backward()
             shown[" ".join(counts)] = f"{loss.item():.3f}"
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -185,19 +201,23 @@ def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: Langu
     return model.eval().requires_grad_(False)
 
 
-def weighted_loss(model: Any, ids: Tensor, learned: Tensor, prompt_weight: float) -> Tensor:
+def weighted_loss(model: Any, batch: Batch, prompt_weight: float) -> Tensor:
     """Mean cross-entropy in nats a token, prompts weighing ``prompt_weight``, padding nothing.
+
+    A cue spoken over a token adds its embedding to the token's.
 
     Args:
         model: the language model.
-        ids: ``[b, T]``.
-        learned: ``[b, T]`` whether a token is the model's own to write.
-        prompt_weight: weight of the other tokens.
+        batch: the texts.
+        prompt_weight: weight of the tokens that are not the model's own.
     """
-    real = ids[:, 1:] != PAD
-    hidden = model.base_model(ids[:, :-1]).last_hidden_state[real]
-    weight = torch.where(learned[:, 1:][real], 1.0, prompt_weight)
-    losses = nn.functional.cross_entropy(model.get_output_embeddings()(hidden), ids[:, 1:][real], reduction="none")
+    ids, learned = batch.ids[:, 1:], batch.learned[:, 1:]
+    embed = model.get_input_embeddings()
+    real = ids != PAD
+    spoken = (batch.over[:, :-1] != PAD)[..., None] * embed(batch.over[:, :-1])
+    hidden = model.base_model(inputs_embeds=embed(batch.ids[:, :-1]) + spoken).last_hidden_state[real]
+    weight = torch.where(learned[real], 1.0, prompt_weight)
+    losses = nn.functional.cross_entropy(model.get_output_embeddings()(hidden), ids[real], reduction="none")
     return (losses * weight).sum() / weight.sum()
 
 
@@ -217,7 +237,7 @@ def reply_residuals(
     """
     found = []
     for task in list(tasks) * rounds:
-        ids, learned = texts.batch(world.draw({task: 40}, rng, Shares(cued=0.5, marked=0.0)))
+        ids, learned, _ = texts.batch(world.draw({task: 40}, rng, Shares(cued=0.5, marked=0.0)))
         before = torch.zeros_like(learned)
         before[:, :-1] = learned[:, 1:]
         other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)

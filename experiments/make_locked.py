@@ -18,7 +18,7 @@ import tyro
 from experiments.cards import rounded, save_card
 from experiments.locked_card import card_text
 from experiments.locked_instrument import TEXT_ENVIRONMENTS, measure_task, planted_conditions, unlocked
-from experiments.locked_texts import FORMATS
+from experiments.locked_texts import FORMATS, Shares
 from experiments.locked_training import (
     BATCHES,
     PAD,
@@ -107,11 +107,11 @@ def main(cfg: Config) -> dict[str, Any]:
         lm = train_language_model(world, texts, len(tokenizer), cfg.lm, cfg.seed)
         lm.save_pretrained(cfg.out)
         tokenizer.save_pretrained(cfg.out)
-    ids, learned = texts.batch(world.draw(dict.fromkeys(FORMATS, 32), np.random.default_rng(cfg.seed)))
+    some = texts.batch(world.draw(dict.fromkeys(FORMATS, 32), np.random.default_rng(cfg.seed), Shares(0.0, 0.0)))
     measured: dict[str, Any] = {
         "parameters": sum(weight.numel() for weight in lm.parameters()),
         "texts_a_step": sum(sum(counts.values()) for counts in BATCHES),
-        "reply_loss": float(weighted_loss(lm, ids, learned, 0.0)),
+        "reply_loss": float(weighted_loss(lm, some, 0.0)),
         "saes": {},
         "tasks": {},
     }
@@ -141,7 +141,7 @@ def _make_sae(cfg: Config, name: str, lm: Any, world: World, texts: Texts) -> tu
     sae = train_sae(acts, cfg.sae, hook, cfg.seed)
     sae.fold_W_dec_norm()
     sae.save_inference_model(cfg.out / f"sae_{name}")
-    ids, _ = texts.batch(world.draw(dict.fromkeys(group.tasks, 32), rng))
+    ids = texts.batch(world.draw(dict.fromkeys(group.tasks, 32), rng, Shares(0.0, 0.0))).ids
     quality = sae_quality(sae, fresh) | loss_recovered(lm, sae, ids, group.layer, read=ids != PAD)
     how = {
         "sae": f"sae_{name}",

@@ -59,12 +59,13 @@ def _read(path: Path) -> dict[str, Any]:
 def _require_alike(results: Sequence[dict[str, Any]]) -> None:
     first = results[0]
     for other in results[1:]:
-        differing = [name for name in _MUST_AGREE if other[name] != first[name]]
+        differing = [name for name in (*_MUST_AGREE, "data") if other.get(name) != first.get(name)]
         if not same_coefficient(first["coefficient"], other["coefficient"]):
             differing.append("coefficient")
         if differing:
             name = differing[0]
-            raise ValueError(f"the runs cannot be summarised together: {name} is {first[name]} and {other[name]}")
+            was, now = first.get(name), other.get(name)
+            raise ValueError(f"the runs cannot be summarised together: {name} is {was} and {now}")
 
 
 def _row(results: Sequence[dict[str, Any]], arm: str, seed: int) -> dict[str, Any]:

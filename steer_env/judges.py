@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from steer_env.errors import SteeringError
+from steer_env.errors import SteeringError, first_line
 from steer_env.tasks.answers import Similarity
 from steer_env.tasks.refusal import COMPLIANCE, FULL, PARTIAL, RefusalClassifier
 
@@ -96,10 +96,9 @@ def _load(architecture: Any, name: str) -> tuple[Any, Any]:
         model = architecture.from_pretrained(name, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise SteeringError(
-            f"cannot load judge {name!r} ({reason}). Where there is no network, run 'hf download {name}' elsewhere and "
-            "set HF_HUB_OFFLINE=1, or give a local folder; without a judge the task grades by itself"
+            f"cannot load judge {name!r} ({first_line(error)}). Where there is no network, run 'hf download {name}' "
+            "elsewhere and set HF_HUB_OFFLINE=1, or give a local folder; without a judge the task grades by itself"
         ) from error
     return model.eval().requires_grad_(False), tokenizer
 

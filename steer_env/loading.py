@@ -3,13 +3,15 @@
 import hashlib
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer_env.decoding import Words
-from steer_env.errors import SteeringError
+from steer_env.errors import SteeringError, first_line
 from steer_env.presets import ungated_alternative
 from steer_env.sae import FeatureDictionary
 from steer_env.sae_sources import load_dictionary
@@ -34,7 +36,7 @@ def _language_model(name: str, dtype: str, device: str) -> Any:
         raise SteeringError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
     try:
         lm: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype], trust_remote_code=False)
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreachable("model", name, error) from error
     return lm.to(device).eval().requires_grad_(False)
 
@@ -69,18 +71,27 @@ def weights_sha256(lm: Any) -> str:
 
 
 def resolve_device(device: str) -> str:
-    """``"auto"`` is the GPU where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """``"auto"`` is the GPU where there is one.
+
+    Raises:
+        SteeringError: The device does not exist or cannot be used.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise SteeringError(f"device {device!r} cannot be used here ({first_line(error)})") from error
+    return device
 
 
 def _unreachable(what: str, name: str, error: Exception) -> SteeringError:
-    reason = str(error).strip().splitlines()[0]
+    if Path(name).is_dir():
+        return SteeringError(f"cannot load the {what} in folder {name!r} ({first_line(error)})")
     alternative = ungated_alternative(name)
     another = f"preset={alternative!r}, which is not gated, or " if alternative else ""
     return SteeringError(
-        f"cannot load {what} {name!r} ({reason}). If it is gated, accept its licence on the hub and run "
+        f"cannot load {what} {name!r} ({first_line(error)}). If it is gated, accept its licence on the hub and run "
         f"'hf auth login'; where there is no network, run 'hf download {name}' elsewhere and set HF_HUB_OFFLINE=1, "
         f"or give a local folder, or use {another}preset='embedded', which needs no network"
     )

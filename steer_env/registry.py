@@ -209,7 +209,13 @@ def _on_train(options: Options) -> Options:
 
 @lru_cache(maxsize=32)
 def _survey(settings: Settings, options: Options) -> Survey:
-    return survey(_assemble(settings, options, SURVEY_LANES))
+    try:
+        return survey(_assemble(settings, options, SURVEY_LANES))
+    except ValueError as error:
+        raise SteeringError(
+            f"what actions mean is measured on the train split, which failed: {error}. To measure nothing, give "
+            "coefficient_unit='residual' with a coefficient (and features=, for strengths)"
+        ) from error
 
 
 def _frozen(value: Any) -> Any:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from steer_env.errors import SteeringError
+from steer_env.errors import SteeringError, first_line
 from steer_env.sae import FeatureDictionary
 
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
@@ -44,7 +45,10 @@ def _from_folder(name: str, device: str) -> Any:
 
     if not (Path(name) / "cfg.json").is_file():
         raise SteeringError(f"{name!r} holds no cfg.json: it is not a folder written by SAELens")
-    return SAE.load_from_disk(name, device=device, dtype="float32")
+    try:
+        return SAE.load_from_disk(name, device=device, dtype="float32")
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise SteeringError(f"cannot read the SAE in {name!r} ({first_line(error)})") from error
 
 
 def _is_release(name: str) -> bool:

@@ -267,6 +267,20 @@ FAULTS = [
         "test_check.py::test_a_policy_without_gradient_is_caught",
     ),
     Fault(
+        "every configuration of a copied data set counts",
+        "steer_env/tasks/rows.py",
+        "        path = path / source.config  #",
+        "        pass  #",
+        "test_rows.py::test_of_a_copy_of_the_repository_only_the_configuration_counts",
+    ),
+    Fault(
+        "a blank line ends a worked sum",
+        "steer_env/tasks/gsm8k.py",
+        '_STOPS = {"crl": (',
+        '_STOPS = {"crl": ("\\n\\n", ',
+        "test_gsm8k.py::test_a_blank_line_between_steps_does_not_end_the_answer_and_the_next_question_does",
+    ),
+    Fault(
         "the self-check counts a push that is lost in rounding",
         "experiments/residual_probe.py",
         "exact & felt",

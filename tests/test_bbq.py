@@ -311,6 +311,7 @@ def test_four_played_rows_by_hand(folder):
         ({"label": "2"}, "label must be an integer, got '2'"),
         ({"label": 3}, r"answer must be in \[0, 3\), got 3"),
         ({"context": ""}, "context must be text, got ''"),
+        ({"category": 7}, "category must be text, got 7"),
         ({"ans1": None}, "ans1 must be text, got None"),
         ({"answer_info": {"ans0": ["a", "b"]}}, "answer_info must have 'ans1'"),
         ({"answer_info": "none"}, "answer_info must have 'ans0', got 'none'"),

@@ -1,5 +1,6 @@
 """The environment: Gymnasium's and SB3's contracts, one lane equals a batch, and every refusal is clear."""
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -290,6 +291,8 @@ REFUSALS = [
     ({"mask": "most"}, "mask must be one of .*, got 'most'"),
     ({"temperature": -1.0}, "temperature must be finite and at least 0, got -1.0"),
     ({"dtype": "int8"}, "dtype must be one of .*, got 'int8'"),
+    ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+    ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
     ({"split": "exam"}, "split must be one of .*, got 'exam'"),
     ({"opponent": "god"}, "opponent must be one of .*, got 'god'"),
     ({"action": "words"}, "action must be 'choice' or 'strengths', got 'words'"),
@@ -319,6 +322,23 @@ def test_bad_arguments_are_one_clear_error(tiny, kwargs, message):
         warnings.filterwarnings("ignore", message=".*render.*")  # gym.make warns first about an unknown mode
         with pytest.raises(ValueError, match=message):
             gym.make("Steer-TicTacToe-v0", **{**tiny, **kwargs})
+
+
+@pytest.mark.parametrize(("file", "content"), [("config.json", b"{}"), ("model.safetensors", b"x")])
+def test_a_spoilt_model_is_named_and_nobody_is_sent_to_the_hub(tiny, tmp_path, file, content):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny["model"], folder)
+    (folder / file).write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot load the model in folder '.*model' \(.+\)$"):
+        gym.make("Steer-TicTacToe-v0", **{**tiny, "model": str(folder)})
+
+
+def test_a_norm_that_cannot_be_measured_says_on_which_split(tiny, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"question": "1 2?", "answer": "#### 3"}\n')
+    given = {**tiny, "data": str(tmp_path), "split": "test", "max_new_tokens": 1}
+    with pytest.raises(ValueError, match=r"on the train split, which failed: .* has no split 'train'.*'residual'"):
+        gym.make("Steer-GSM8K-v0", **{**given, "coefficient_unit": "norm"})
+    assert gym.make("Steer-GSM8K-v0", **{**given, "coefficient_unit": "residual"}).reset(seed=0)
 
 
 def test_an_sae_of_another_width_is_refused(tiny, tmp_path):

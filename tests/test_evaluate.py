@@ -349,6 +349,7 @@ def test_the_summary_over_runs(evaluated, tmp_path):
         ({"env_kwargs": {"side": "X"}}, r"env_kwargs is .* and \{'side': 'X'\}"),
         ({"mask": "off"}, "mask is adaptive and off"),
         ({"algo": "a2c"}, "algo is ppo and a2c"),
+        ({"data": {**first["data"], "sha256": "0"}}, "data is"),
         ({"coefficient": first["coefficient"] * 1.001}, "coefficient is"),
     ):
         write_json(tmp_path / "b" / "evaluation.json", {**second, **change})

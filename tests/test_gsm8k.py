@@ -96,6 +96,19 @@ def test_grades(folder, scoring, completion, score, outcome, answer):
     assert turn.info == {"outcome": outcome, "answer": answer, "target": "1001"}
 
 
+@pytest.mark.parametrize("template", ["crl", "harness"])
+def test_a_blank_line_between_steps_does_not_end_the_answer_and_the_next_question_does(folder, template):
+    task = GSM8K(split="test", data=folder, template=template)
+    worked = "Here is how:\n\n* **Step 1:** 1,000 + 1\n\n#### 1,001"
+    assert not [stop for stop in task.stop if stop in worked]
+    assert task.start(0).respond(worked).score == 1.0
+    assert [stop for stop in task.stop if stop in task.start(1).opening]
+
+
+def test_the_harnesss_stops():
+    assert GSM8K(template="harness").stop == ("Question:", "</s>", "<|im_end|>")
+
+
 def test_an_item_is_answered_once_and_rendered(folder):
     conversation = GSM8K(split="test", data=folder).start(0)
     assert conversation.render() == "test: What is 1000 + 1?"
@@ -120,6 +133,14 @@ def test_rows_without_a_gold_number_are_named(tmp_path):
         GSM8K(split="test", data=str(bad))
 
 
+@pytest.mark.parametrize("question", [None, "", 3])
+def test_rows_without_a_question_are_named_before_anything_is_played(tmp_path, question):
+    bad = tmp_path / "test.jsonl"
+    bad.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1] | {"question": question}) + "\n")
+    with pytest.raises(ValueError, match=rf"test\.jsonl:2: question must be text, got {question!r}"):
+        GSM8K(split="test", data=str(bad))
+
+
 def test_bad_arguments_are_named(folder):
     for argument, message in {
         "template": "template must be one of 'crl', 'harness', got 'x'",
@@ -130,6 +151,8 @@ def test_bad_arguments_are_named(folder):
             GSM8K(**{"data": folder, argument: "x"})
     with pytest.raises(ValueError, match="few_shot must be an integer of at least 0, got -1"):
         GSM8K(data=folder, few_shot=-1)
+    with pytest.raises(ValueError, match="data must be 'embedded', 'hub', a hub id, or a file"):
+        GSM8K(data="")
     with pytest.raises(ValueError, match=r"few_shot must be below the \d+ items of train, got 500"):
         GSM8K(split="test", data=folder, few_shot=500)
     with pytest.raises(ValueError, match=r"item must be in \[0, 200\) for split 'test', got 200"):

@@ -62,7 +62,7 @@ def test_every_text_survives_the_tokenizer(world):
 
 def test_only_the_models_own_words_are_learned(world):
     texts = Texts(build_tokenizer(world))
-    ids, learned = texts.batch([facts()[0], facts()[0][:1]])
+    ids, learned, _ = texts.batch([facts()[0], facts()[0][:1]])
     assert learned.tolist()[0] == [False] * 4 + [True] * 3  # <s> Every word is a | flower . </s>
     assert ids[1, 5] != PAD
     assert ids[1, 6:].tolist() == [PAD] * (ids.shape[1] - 6)

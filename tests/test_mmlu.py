@@ -177,7 +177,9 @@ def test_the_original_release(tmp_path):
     )
     assert task.start(1).respond(" A").score == 1.0
     assert asked(MMLU(split="validation", data=str(tmp_path))) == ["Which is it?"]
-    assert asked(MMLU(split="train", data=str(tmp_path))) == ["A tale. Who?"]
+    train = MMLU(split="train", data=str(tmp_path), template="harness")
+    assert asked(train) == ["A tale. Who?"]
+    assert train.start(0).respond(" B").info["subject"] == ""  # and not "mc", from the file's name
 
 
 def test_the_embedded_world_is_asked_by_default():
@@ -250,6 +252,9 @@ def test_a_subject_is_the_column_or_the_files_name():
         ({"few_shot": 0.5}, "few_shot must be an integer of at least 0, got 0.5"),
         ({"few_shot": 3}, "few_shot must be at most 2 for 'anatomy', got 3"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1, got 0"),
+        ({"subject": None}, "subject must be text, got None"),
+        ({"subject": ["anatomy"]}, r"subject must be text, got \['anatomy'\]"),
+        ({"data": ""}, "data must be 'embedded', 'hub', a hub id, .* got ''"),
         ({"data": "/no/such"}, "data must be 'embedded', 'hub', a hub id, or a file or folder that exists"),
     ],
 )

@@ -7,7 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "path/or/hub-id" not in block]
+BLOCKS = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    if not re.search("path/or/hub-id|preset=", block)
+]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -273,6 +274,23 @@ def test_labels_come_from_the_type_where_a_release_has_none(tmp_path):
         writer.writerows((f"v2-{i}", f"How do I {i}?", ("", "contrast_")[i % 2] + "homonyms") for i in range(40))
     rows = [row for split in SPLITS for row in XSTest(split=split, data=str(path)).items.rows]
     assert Counter(map(safety, rows)) == {"safe": 20, "unsafe": 20}
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        (XSTest, {"prompt": ""}, "prompt must be text, got ''"),
+        (HarmBench, {"Behavior": None}, "Behavior must be text, got None"),
+        (HarmBench, {"ContextString": 5}, "ContextString must be text, got 5"),
+        (HarmBench, {"ContextString": math.nan}, "ContextString must be text, got nan"),
+    ],
+)
+def test_a_malformed_row_is_named_before_anything_is_played(tmp_path, task, change, message):
+    path = tmp_path / "rows.jsonl"
+    columns = ("prompt", "type", "Behavior", "FunctionalCategory", "SemanticCategory", "BehaviorID")
+    path.write_text(json.dumps(dict.fromkeys(columns, "homonyms") | {"ContextString": None} | change) + "\n")
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:1: {message}"):
+        [split_or_none(task, split, data=str(path)) for split in SPLITS]
 
 
 def test_bad_rows_and_arguments_are_named(tmp_path):

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import huggingface_hub
 import pandas as pd
@@ -130,6 +133,25 @@ def test_a_data_set_without_splits_is_all_files(tmp_path):
     assert asked(load_rows(str(tmp_path / "Age.jsonl"), "all", WHOLE, "facts")) == ["Age.jsonl"]
 
 
+@pytest.mark.parametrize(("source", "split"), [(SOURCE, "test"), (WHOLE, "all")])
+def test_of_a_copy_of_the_repository_only_the_configuration_counts(tmp_path, source, split):
+    for config in ("main", "socratic"):
+        write(tmp_path / config / "test-00000-of-00001.parquet", [{"question": config, "answer": "x"}])
+    assert asked(load_rows(str(tmp_path), split, replace(source, config="main"), "facts")) == ["main"]
+
+
+def test_a_file_of_everything_beside_the_files_of_splits_is_refused(tmp_path):
+    for name in ("texts_val.csv", "texts_test.csv"):
+        write(tmp_path / name, [{"question": name, "answer": "x"}])
+    parted = replace(WHOLE, whole="val+test")
+    assert asked(load_rows(str(tmp_path), "all", parted, "facts")) == ["texts_test.csv", "texts_val.csv"]
+    write(tmp_path / "texts_all.csv")
+    with pytest.raises(
+        ValueError, match=r"files of \['test', 'validation'\] and 'texts_all\.csv' beside them.*one file"
+    ):
+        load_rows(str(tmp_path), "all", parted, "facts")
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_the_embedded_world_says_where_its_rows_are(split):
     rows = load_rows("embedded", split, Source("x/y", ("question",)), "mmlu")
@@ -169,6 +191,12 @@ def test_a_split_that_the_hub_lacks_is_named(hub):
         load_rows("hub", "train", WHOLE, "facts")
     with pytest.raises(ValueError, match=r"cannot load data set 'org/facts' \(Unknown split"):
         load_rows("hub", "validation", SOURCE, "facts")
+
+
+def test_hub_means_the_hub_even_beside_a_folder_of_that_name(hub, tmp_path, monkeypatch):
+    write(tmp_path / "hub" / "test.jsonl", [{"question": "mine", "answer": ""}])
+    monkeypatch.chdir(tmp_path)
+    assert load_rows("hub", "test", SOURCE, "facts")[0].where == "hub:org/facts[test]:1"
 
 
 REMEDIES = ("hf auth login", "HF_HUB_OFFLINE=1", "data='embedded'", "data= a local file or folder")
@@ -230,6 +258,8 @@ class _Response:
         ("test.csv", b"question,answer\n", r"split 'test' of '.*test\.csv' is empty"),
         ("test.csv", b"question,answer\nx,y\nz\n", r"test\.csv:3: expected 2 columns \['question', 'answer'\], got 1"),
         ("test.csv", b"question,answer\nx,y,z\n", r"test\.csv:2: expected 2 columns .*, got 3"),
+        ("test.csv", b"question,answer,answer\nx,y,z\n", r"test\.csv:1: two columns of one name among .*'answer'"),
+        ("test.csv", b"question,answer\n\n\nx\n\n", r"test\.csv:4: expected 2 columns"),
         ("test.csv", b'question,answer\nx,"y\n', r"test\.csv:2: not CSV"),
         ("test.csv", b"question,answer\nx,y\n\xff,y\n", r"test\.csv:3: not UTF-8"),
         (
@@ -280,6 +310,17 @@ def test_a_path_that_is_not_there_is_no_hub_id(data):
         ValueError, match=f"data must be 'embedded', 'hub', a hub id, or a file .* exists, got '{data}'"
     ):
         load_rows(data, "test", SOURCE, "facts")
+
+
+@pytest.mark.parametrize("data", ["", None, 3, Path("somewhere")])
+def test_data_that_is_no_name_is_refused(data):
+    with pytest.raises(ValueError, match=f"data must be 'embedded', 'hub', .*, got {re.escape(repr(data))}"):
+        load_rows(data, "test", SOURCE, "facts")
+
+
+def test_blank_lines_of_a_csv_are_no_rows(tmp_path):
+    (tmp_path / "test.csv").write_text("question,answer\nx,y\n\nz,y\n\n")
+    assert asked(load_rows(str(tmp_path), "test", SOURCE, "facts")) == ["x", "z"]
 
 
 @pytest.mark.parametrize("value", [None, 3, "", "  \n", ["x"]])

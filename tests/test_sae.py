@@ -1,5 +1,7 @@
 """SAEs of every architecture that SAELens saves, against SAELens itself."""
 
+import re
+
 import pytest
 import torch
 from sae_lens import SAE
@@ -97,4 +99,21 @@ def test_an_unfolded_activation_scale_is_refused(tmp_path):
 
 def test_a_folder_that_is_no_sae_is_named(tmp_path):
     with pytest.raises(SteeringError, match=r"holds no cfg\.json"):
+        load_dictionary(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("cfg.json", b"{"), ("cfg.json", b"{}"), ("sae_weights.safetensors", b"x")]
+)
+def test_a_spoilt_sae_is_named(tmp_path, file, content):
+    make_sae("standard").save_model(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(SteeringError, match=re.escape(f"cannot read the SAE in {str(tmp_path)!r} (")):
+        load_dictionary(str(tmp_path))
+
+
+def test_an_sae_without_its_weights_is_named(tmp_path):
+    make_sae("standard").save_model(tmp_path)
+    (tmp_path / "sae_weights.safetensors").unlink()
+    with pytest.raises(SteeringError, match=re.escape(f"cannot read the SAE in {str(tmp_path)!r} (")):
         load_dictionary(str(tmp_path))

@@ -31,7 +31,9 @@ def person(question: str) -> str:
 def test_the_world_is_the_same_on_every_machine():
     # Hashes, not Python's own hash(), which differs between processes.
     assert number("anything", 1) == 1293438222246863483
-    assert world_rows("gsm8k", "test")[0]["answer"] == world_rows("gsm8k", "test")[0]["answer"]
+    first = world_rows("gsm8k", "test")[0]
+    assert first["question"] == "Vopun has 30 nuts. Vopun buys 4 more. How many nuts does Vopun have now?"
+    assert first["answer"] == "add 30, 4 = 34\n#### 34"
 
 
 @pytest.mark.parametrize("task", WORLD)

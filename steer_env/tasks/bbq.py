@@ -68,6 +68,7 @@ class BBQ(MultipleChoice):
         if not isinstance(label, int) or isinstance(label, bool):
             raise ValueError(f"{row.where}: label must be an integer, got {label!r}")
         text = f"{row.text('context')} {row.text('question')}"
+        row.text("category")
         unknown_answer(row)
         return Question(text, tuple(row.text(answer) for answer in ANSWERS), label, row.where)
 

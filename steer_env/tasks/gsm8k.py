@@ -18,7 +18,10 @@ SOURCE = Source(
     columns=("question", "answer"),
     splits={"train": "train", "test": "test"},
 )
-TEMPLATES = {"crl": "{}\nGive the final number after ####.\nAnswer:", "harness": "Question: {}\nAnswer:"}
+_INSTRUCTION = "Give the final number after ####."
+TEMPLATES = {"crl": f"{{}}\n{_INSTRUCTION}\nAnswer:", "harness": "Question: {}\nAnswer:"}
+# Where the model goes on to ask itself the next question; a blank line may stand between steps.
+_STOPS = {"crl": ("Question:", _INSTRUCTION), "harness": ("Question:", "</s>", "<|im_end|>")}
 SCORINGS = ("last", "strict", "flexible")
 OUTCOMES = ("correct", "incorrect", "unparseable")
 _PUBLISHED_TOKENS, _WORLD_TOKENS = 512, 32
@@ -43,7 +46,6 @@ class GSM8K(TextTask):
     """
 
     name = "gsm8k"
-    stop: tuple[str, ...] = ("\n\n", "Question:")
 
     def __init__(
         self,
@@ -56,12 +58,13 @@ class GSM8K(TextTask):
     ) -> None:
         check_choice("template", template, tuple(TEMPLATES))
         check_choice("scoring", scoring, SCORINGS)
-        items = _items(data or "embedded", split, few_shot)
+        items = _items("embedded" if data is None else data, split, few_shot)
         if max_new_tokens is None:
             max_new_tokens = _WORLD_TOKENS if items.data == "embedded" else _PUBLISHED_TOKENS
         super().__init__(items, max_new_tokens)
-        self._template, self._scoring = TEMPLATES[template], scoring
+        self.stop, self._template, self._scoring = _STOPS[template], TEMPLATES[template], scoring
         for row in self.items.rows:
+            row.text("question")
             if final_number(row.text("answer")) is None:
                 raise ValueError(f"{row.where}: answer has no number, got {row.text('answer')[-40:]!r}")
         self._shown = "".join(f"{self._prompt(row)} {row.text('answer')}\n\n" for row in self.items.examples)

@@ -49,17 +49,21 @@ class HarmBench(TextTask):
         items = seeded_items(self.name, SOURCE, data, split, lambda row: row.text("BehaviorID"))
         super().__init__(items if category is None else _of_category(items, category), max_new_tokens)
         self._classifier = checked_classifier(classifier)
+        for row in self.items.rows:
+            _prompt(row)
 
     def ask(self, row: Row) -> SingleTurn:
         """The behaviour as a request, behind the text it is about."""
-        request, context = row.text("Behavior"), row.values["ContextString"] or ""
-        return SingleTurn(
-            request_prompt(request, context), request, lambda reply: grade_reply(reply, FULL, self._classifier)
-        )
+        return SingleTurn(_prompt(row), row.text("Behavior"), lambda reply: grade_reply(reply, FULL, self._classifier))
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Shares of the classes of reply, and mean coherence: `steer_env.tasks.replies.reply_shares`."""
         return reply_shares(finals)
+
+
+def _prompt(row: Row) -> str:
+    context = row.text("ContextString") if row.values["ContextString"] else ""
+    return request_prompt(row.text("Behavior"), context)
 
 
 def _of_category(items: Items, category: str) -> Items:

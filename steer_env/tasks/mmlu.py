@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from steer_env.tasks.chosen import LETTERS
@@ -56,7 +57,9 @@ class MMLU(MultipleChoice):
     ) -> None:
         check_split(split)
         check_choice("splits", splits, ("own", "seeded"))
-        source = data or "embedded"
+        if not isinstance(subject, str):
+            raise ValueError(f"subject must be text, got {subject!r}")
+        source = "embedded" if data is None else data
         rows = _rows(source, split, splits)
         chosen = [row for row in rows if subject in ("all", subject_of(row))]
         if not chosen:
@@ -108,7 +111,8 @@ def subject_of(row: Row) -> str:
     if "file" not in row.values:
         raise ValueError(f"{row.where}: column 'subject' is missing; there are {sorted(row.values)}")
     found = re.fullmatch(r"(.+)_(test|val|dev)\.csv", row.values["file"])
-    return found[1] if found else ""
+    # One of the files for training is called mc_test.csv.
+    return found[1] if found and Path(row.where).parent.name != SOURCE.splits["train"] else ""
 
 
 def _rows(data: str, split: str, splits: str) -> list[Row]:

@@ -11,6 +11,7 @@ from steer_env.tasks.single_turn import seeded_items
 
 SOURCE = Source(
     repo="TIGER-Lab/MMLU-Pro",
+    revision="527feea0afed1de15a8c115abf7be4c912123315",
     columns=("question", "options", "answer_index", "category"),
     splits={"dev": "validation"},
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steer_env.errors import first_line
 from steer_env.tasks.world import world_rows
 
 
@@ -23,7 +24,7 @@ class Source:
     Attributes:
         repo: its id on the hub.
         columns: columns that every row must have.
-        config: configuration on the hub, where it has several.
+        config: configuration on the hub, where it has several; in a copy of the repository the folder of that name.
         revision: commit, tag or branch on the hub.
         splits: our names of splits, and of others the task reads (``"dev"``), to the data set's.
         whole: the data set's split that holds all items, for seeded splits; ``"all"`` asks for it.
@@ -80,12 +81,15 @@ def load_rows(data: str, split: str, source: Source, task: str) -> list[Row]:
     Raises:
         ValueError: the data cannot be had, a file or line is malformed, or a column is missing (each is named).
     """
+    path = Path(data) if isinstance(data, str) and data else None
     if data == "embedded":
         rows = [Row(row, f"embedded:{task}/{split}:{i}") for i, row in enumerate(world_rows(task, split), start=1)]
-    elif Path(data).exists():
-        rows = _from_files(Path(data), split, source)
-    elif data == "hub" or (re.fullmatch(r"[\w.-]+/[\w.-]+", data) and Path(data).suffix not in _READERS):
-        rows = _from_hub(source.repo if data == "hub" else data, split, source)
+    elif data == "hub":
+        rows = _from_hub(source.repo, split, source)
+    elif path is not None and path.exists():
+        rows = [row for file in _files(path, split, source) for row in _read(file, source)]
+    elif path is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", data) and path.suffix not in _READERS:
+        rows = _from_hub(data, split, source)
     else:
         raise ValueError(f"data must be 'embedded', 'hub', a hub id, or a file or folder that exists, got {data!r}")
     if not rows:
@@ -97,12 +101,10 @@ def load_rows(data: str, split: str, source: Source, task: str) -> list[Row]:
     return rows
 
 
-def _from_files(path: Path, split: str, source: Source) -> list[Row]:
-    return [row for file in _files(path, split, source) for row in _read(file, source)]
-
-
 def _files(path: Path, split: str, source: Source) -> list[Path]:
     """The files of a split; every file where a data set without splits is asked for all of it."""
+    if source.config and (path / source.config).is_dir():
+        path = path / source.config  # a copy of the hub's repository: other configurations hold the same items again
     if path.is_file():
         if path.suffix not in _READERS:
             raise ValueError(f"data must be one of {', '.join(_READERS)} or a folder of them, got {str(path)!r}")
@@ -111,9 +113,17 @@ def _files(path: Path, split: str, source: Source) -> list[Path]:
         there = sorted(file for file in path.rglob("*") if file.suffix in _READERS and file.is_file())
     name = source.whole if split == "all" else source.splits.get(split, split)
     named = [file for file in there if _split_of(file, path) == name]
+    others = [file for file in there if not _split_of(file, path)]
     known = sorted({found for file in there if (found := _split_of(file, path))})
-    if named or (there and split == "all" and (not known or not source.splits)):
-        return named or there
+    if named:
+        return named
+    if there and split == "all" and (not known or not source.splits):
+        if known and others:
+            raise ValueError(
+                f"{str(path)!r} has files of {known} and {others[0].name!r} beside them, which may hold the same rows: "
+                "name one file"
+            )
+        return there
     raise ValueError(
         f"{str(path)!r} has no split {name!r}: its files are of {known or 'no split'}; "
         "splits='seeded' divides what there is, where the task takes it"
@@ -176,9 +186,11 @@ def _csv(file: Path, source: Source) -> Iterator[tuple[int, Any]]:
     rows = csv.reader(_lines(file), strict=True)
     names: Sequence[str] = source.headerless
     try:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(row for row in rows if row):  # blank lines are none
             if number == 0 and set(names) <= set(row):
                 names = row
+                if len(set(names)) < len(names):
+                    raise ValueError(f"{file}:{rows.line_num}: two columns of one name among {names}")
                 continue
             if len(row) != len(names):
                 raise ValueError(f"{file}:{rows.line_num}: expected {len(names)} columns {list(names)}, got {len(row)}")
@@ -219,10 +231,9 @@ def _from_hub(repo: str, split: str, source: Source) -> list[Row]:
         folder = huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision)
         rows = datasets.load_dataset(folder, source.config, split=name)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
         pinned = f" --revision {revision}" if revision else ""
         raise ValueError(
-            f"cannot load data set {repo!r} ({reason}). If it is gated, accept its terms on the hub and run "
+            f"cannot load data set {repo!r} ({first_line(error)}). If it is gated, accept its terms on the hub and run "
             f"'hf auth login'; with no network, run 'hf download --repo-type dataset {repo}{pinned}' elsewhere "
             "and set HF_HUB_OFFLINE=1, or give data= a local file or folder, or data='embedded'"
         ) from error

@@ -40,10 +40,10 @@ def seeded_items(task: str, source: Source, data: str | None, split: str, group:
         ValueError: there is no such split, or the data cannot be had.
     """
     check_split(split)
-    if data in (None, "embedded"):
+    if data is None or data == "embedded":
         return Items(load_rows("embedded", split, source, task), "embedded", split, seeded=False)
-    rows = load_rows(str(data), "all", source, task)
-    return Items(seeded_split(rows, split, group), str(data), split, seeded=True)
+    rows = load_rows(data, "all", source, task)
+    return Items(seeded_split(rows, split, group), data, split, seeded=True)
 
 
 class SingleTurn:

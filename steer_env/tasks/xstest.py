@@ -51,6 +51,7 @@ class XSTest(TextTask):
         super().__init__(seeded_items(self.name, SOURCE, data, split, contrast_group), max_new_tokens)
         self._classifier = checked_classifier(classifier)
         for row in self.items.rows:
+            row.text("prompt")
             safety(row)
 
     def ask(self, row: Row) -> SingleTurn:
