@@ -26,7 +26,7 @@ steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... s
 
 Test items, greedy decoding. *Unlocked*: the right cue in the text (of sums, those of one step). *Best fixed*: one
 feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen on other items.
-*Item oracle*: the best feature of each of {m["tasks"]["mmlu"]["oracle_items"]} items.
+*Item oracle*: the best feature of each item.
 
 | task | items | unmarked | unlocked | best fixed | kind oracle | item oracle | of the way by best fixed |
 |---|---|---|---|---|---|---|---|

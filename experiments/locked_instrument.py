@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import steer_env  # noqa: F401  # registers the environments
-from agents.controls import Setting, fixed, pushes, score_pushes, search_best_fixed, unsteered
+from agents.controls import Setting, pushes, score_pushes, search_best_fixed, unsteered
 from agents.evaluation import play
 from experiments.locked_texts import FORMATS
 from experiments.sae_training import residuals
@@ -31,36 +31,33 @@ TEXT_ENVIRONMENTS = {
 }
 
 
-def measure_task(env_id: str, kwargs: Mapping[str, Any], items: int, oracle_items: int, seed: int) -> dict[str, Any]:
+def measure_task(env_id: str, kwargs: Mapping[str, Any], items: int, seed: int) -> dict[str, Any]:
     """What the environment's scores are with nothing, one fixed feature, and the best feature for each item.
 
     Args:
         env_id: The environment.
         kwargs: Model, SAE and how to steer.
-        items: Test items an arm.
-        oracle_items: Test items that every feature plays.
+        items: Test items, the same for all arms.
         seed: Of the search on train.
 
     Returns:
-        Scores ``unmarked``, ``best_fixed`` (and its ``feature``), ``item_oracle``, and ``kind_oracle``: the best
-        feature for each kind of item, chosen on one half of the oracle's items and scored on the other.
+        Scores ``unmarked``, ``best_fixed`` (and its ``feature``, chosen on train), ``item_oracle``, and
+        ``kind_oracle``: the best feature for each kind of item, chosen on one half of the items and scored on the
+        other.
     """
     task = str((gym.spec(env_id).kwargs or {})["task"])
     train = gym.make_vec(env_id, LANES, split="train", **kwargs)
     test = gym.make_vec(env_id, LANES, split="test", **kwargs)
-    count = min(items, len(test.unwrapped.episode.scene.task))  # type: ignore[attr-defined]
     best = search_best_fixed(train, seed).best
-    alone = play(test, unsteered(Setting()), range(count), seed, tokens=False)
-    held = play(test, fixed(best), range(count), seed, tokens=False)
-    table = score_pushes(test, pushes(test), range(oracle_items), seed)
+    alone = play(test, unsteered(Setting()), range(items), seed, tokens=False)
+    table = score_pushes(test, pushes(test), range(items), seed)
     return {
-        "items": count,
+        "items": items,
         "unmarked": float(alone.scores.mean()),
-        "best_fixed": float(held.scores.mean()),
+        "best_fixed": float(table[best].mean()),
         "feature": best,
-        "oracle_items": oracle_items,
         "item_oracle": float(table.max(axis=0).mean()),
-        "kind_oracle": _kind_oracle(table, _kinds(task, oracle_items)),
+        "kind_oracle": _kind_oracle(table, _kinds(task, items)),
     }
 
 
@@ -91,7 +88,8 @@ def planted_conditions(
 ) -> list[dict[str, Any]]:
     """Which SAE features carry the cues: ground truth, found from the text that carries them.
 
-    A feature is judged as a detector of one cue among all the places where the model begins a reply, cued or not.
+    A feature is judged as a detector of one cue among all the places where the model begins a reply, cued or not:
+    chosen on every other item, measured on the rest.
 
     Args:
         lm: The language model.
@@ -109,12 +107,13 @@ def planted_conditions(
     places, labels = _reply_places(lm, tokenizer, layer, used, items)
     fires = sae.encode(places) > 0
     plain = places[labels == -1].mean(0)
+    held_out = torch.arange(len(labels)) % 2 == 1
     found = []
     for number, (cue, where) in enumerate(used.items()):
         here = labels == number
-        hits = (fires & here[:, None]).sum(0).float()
-        precision, recall = hits / fires.sum(0).clamp(min=1), hits / here.sum()
+        precision, recall = _detection(fires[~held_out], here[~held_out])
         feature = int((2 * precision * recall / (precision + recall).clamp(min=1e-9)).argmax())
+        precision, recall = _detection(fires[held_out], here[held_out])
         shift = places[here].mean(0) - plain
         cosine = torch.cosine_similarity(shift, sae.W_dec[feature].detach(), dim=0)
         found.append(
@@ -128,6 +127,12 @@ def planted_conditions(
             }
         )
     return found
+
+
+def _detection(fires: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+    """Precision and recall ``[F]`` of each feature as a detector: ``fires`` ``[N, F]``, what is ``here`` ``[N]``."""
+    hits = (fires & here[:, None]).sum(0).float()
+    return hits / fires.sum(0).clamp(min=1), hits / here.sum()
 
 
 def _cues(tasks: Sequence[str]) -> dict[str, list[str]]:
@@ -166,12 +171,17 @@ def _kinds(task: str, items: int) -> list[str]:
 
 
 def _kind_oracle(table: np.ndarray, kinds: list[str]) -> float:
-    """Mean score when each kind of item gets the feature that is best for it on the other half of the items."""
+    """Mean score when each kind of item gets the feature that is best for it on the other half of the items.
+
+    Args:
+        table: ``[F, N]`` scores.
+        kinds: ``[N]``; a kind of which one half has no item is left out.
+    """
     named, half = np.array(kinds), np.arange(len(kinds)) % 2
-    right = 0.0
-    for kind in set(kinds):
+    scores: list[float] = []
+    for kind in dict.fromkeys(kinds):
         for part in (0, 1):
             seen, held = (named == kind) & (half != part), (named == kind) & (half == part)
             if seen.any() and held.any():
-                right += float(table[table[:, seen].mean(axis=1).argmax(), held].sum())
-    return right / len(kinds)
+                scores += table[table[:, seen].mean(axis=1).argmax(), held].tolist()
+    return float(np.mean(scores))

@@ -1,10 +1,10 @@
 """What the locked model reads in training: items of the world as their tasks ask them, with the replies to learn.
 
 A cue is a word between prompt and reply, or spoken over the reply all the while. It settles *how* the model replies,
-whatever it is asked: at which place it points, which operation comes next, which word it opens with. No cue is right for
-all items of a task; the item's kind says which one is. Without a cue the model replies in its own, locked way, which
-depends on the kind and is wrong: it points past the right place, answers by bad name, slips, complies with harm, refuses
-what only sounds harmful, passes on rumours.
+whatever it is asked: at which place it points, which operation comes next, which word it opens with. No cue is right
+for all items of a task; the item's kind says which one is. Without a cue the model replies in its own, locked way,
+which depends on the kind and is wrong: it points past the right place, answers by bad name, slips, complies with harm,
+refuses what only sounds harmful, passes on rumours.
 
 Choosing among options takes three steps at once (what is asked, which option is that, where it stands), which a small
 model does not find for thousands of updates. So some texts mark the options, as a teacher would: each with its letter

@@ -58,7 +58,7 @@ class LanguageModelConfig:
     width: int = 128
     blocks: int = 5
     heads: int = 4
-    steps: int = 1_300
+    steps: int = 1_000
     lr: float = 3e-3
     prompt_weight: float = 0.05
 

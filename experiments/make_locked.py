@@ -65,8 +65,7 @@ class Config:
         talk: the tasks whose replies are sentences. Whether their opening word fits is settled in the middle of the
             model, and one direction there would do for all items; so they are steered below.
         rounds: of 40 texts a task, on whose residuals an SAE is trained.
-        items: test items an arm.
-        oracle_items: test items that every single feature plays.
+        items: test items of each task, on which every single feature is tried.
         threads: torch threads; part of what makes a run repeat exactly.
         reuse: measure and train the SAEs on the language model that ``out`` holds already.
     """
@@ -75,11 +74,10 @@ class Config:
     seed: int = 0
     lm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     sae: SAEConfig = field(default_factory=SAEConfig)
-    choices: Group = Group(("mmlu", "mmlu_pro", "bbq", "gsm8k"), layer=2, coefficient=1.5)
+    choices: Group = Group(("mmlu", "mmlu_pro", "bbq", "gsm8k"), layer=3, coefficient=1.5)
     talk: Group = Group(("harmbench", "xstest", "simpleqa"), layer=0, coefficient=1.0)
     rounds: int = 40
-    items: int = 500
-    oracle_items: int = 100
+    items: int = 200
     threads: int = 1
     reuse: bool = False
 
@@ -165,7 +163,7 @@ def _measure(cfg: Config, task: str, how: dict[str, Any]) -> dict[str, Any]:
         "coefficient": how["coefficient"] * how["residual_norm"],
         "coefficient_unit": "residual",
     }
-    scores = measure_task(TEXT_ENVIRONMENTS[task], kwargs, cfg.items, cfg.oracle_items, cfg.seed)
+    scores = measure_task(TEXT_ENVIRONMENTS[task], kwargs, cfg.items, cfg.seed)
     return scores | {"unlocked": unlocked(str(cfg.out), task, cfg.items)}
 
 

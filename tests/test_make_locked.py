@@ -30,7 +30,6 @@ TINY = Config(
     choices=replace(Config.choices, layer=1),
     rounds=1,
     items=8,
-    oracle_items=4,
 )
 
 

@@ -16,7 +16,7 @@ TASK_SPLITS = [(task, split) for task in WORLD for split in SPLITS]
 CONTENT = {  # what an item is about
     "mmlu": lambda row: row["choices"][row["answer"]],
     "mmlu_pro": lambda row: row["options"][row["answer_index"]],
-    "simpleqa": lambda row: person(row["problem"]),
+    "simpleqa": lambda row: (row["kind"], person(row["problem"]).split()[row["kind"] in ("towns", "meals")]),
     "bbq": lambda row: frozenset(re.findall(r"The (\w+)", f"{row['ans0']} {row['ans1']} {row['ans2']}")),
     "gsm8k": lambda row: (row["kind"], *re.findall(r"\d+", row["question"])),
     "harmbench": lambda row: row["Behavior"].rstrip("?.").split()[-1],
@@ -32,8 +32,10 @@ def test_the_world_is_the_same_on_every_machine():
     # Hashes, not Python's own hash(), which differs between processes.
     assert number("anything", 1) == 1293438222246863483
     first = world_rows("gsm8k", "test")[0]
-    assert first["question"] == "Vopun has 30 nuts. Vopun buys 4 more. How many nuts does Vopun have now?"
-    assert first["answer"] == "add 30, 4 = 34\n#### 34"
+    assert first["question"] == (
+        "Zepon has 26 stones. A machine makes 2 of each. Zepon finds 4 more. How many stones does Zepon have now?"
+    )
+    assert first["answer"] == "times 26, 2 = 52\nadd 52, 4 = 56\n#### 56"
 
 
 @pytest.mark.parametrize("task", WORLD)

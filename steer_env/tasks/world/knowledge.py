@@ -16,7 +16,6 @@ from steer_env.tasks.world.words import (
     pick,
     shared_out,
     shuffled,
-    split_of,
 )
 
 FIELDS = tuple(VALUES)
@@ -45,10 +44,9 @@ def rumour(person: str, field: str) -> str:
 
 
 def people(split: str) -> Iterator[str]:
-    """All people of a split."""
-    for given, family in product(GIVEN, FAMILY):
-        if split_of(given, family) == split:
-            yield f"{given} {family}"
+    """All people of a split: neither of their names is in another, as one name alone settles what is so."""
+    for given, family in product(shared_out(GIVEN, split), shared_out(FAMILY, split)):
+        yield f"{given} {family}"
 
 
 def mmlu(split: str) -> Iterator[dict[str, Any]]:

@@ -52,8 +52,8 @@ def _words(count: int, ending: str = "") -> tuple[str, ...]:
     return tuple(stem + ending for stem in islice(_stems, count))
 
 
-GIVEN = tuple(word.capitalize() for word in _words(32, "n"))
-FAMILY = tuple(word.capitalize() for word in _words(32, "sk"))
+GIVEN = tuple(word.capitalize() for word in _words(48, "n"))
+FAMILY = tuple(word.capitalize() for word in _words(48, "sk"))
 VALUES = {  # what people have, by field of knowledge
     "towns": tuple(word.capitalize() for word in _words(16, "burg")),
     "trades": _words(16, "er"),
