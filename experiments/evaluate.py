@@ -1,4 +1,4 @@
-"""Compare a trained run with its controls: ``python -m experiments.evaluate --run runs/first --episodes 1000``.
+"""Compare a trained run with its controls: ``python -m experiments.evaluate --run runs/first``.
 
 Every arm plays the same items once with the same sampling seeds, at the same coefficient.
 """
@@ -34,8 +34,8 @@ class EvaluateConfig:
 
     run: Path
     """Run folder."""
-    episodes: int = 1000
-    """Items, each played once by every arm."""
+    episodes: int | None = None
+    """Items, each played once by every arm; by default the whole split."""
     split: str = "test"
     """Split of the items; the best fixed feature always comes from train."""
     temperature: float | None = None
@@ -67,8 +67,9 @@ def main(cfg: EvaluateConfig) -> dict[str, Any]:
     own = float(run.config["env_kwargs"].get("temperature", 0.0))
     cfg = replace(cfg, temperature=own if cfg.temperature is None else cfg.temperature)
     path = _result_path(cfg, own)
-    _refuse_other(path, cfg)
     envs = make_envs(run.config, cfg.split, cfg.num_envs, compare=cfg.compare, temperature=cfg.temperature)
+    cfg = replace(cfg, episodes=_count(cfg, envs))
+    _refuse_other(path, cfg)
     require_same_steering(run.config, envs, cfg.run)
     before = model_sha256(envs)
     arms, result = evaluate(cfg, run, envs)
@@ -112,9 +113,6 @@ def play_arms(
     envs: Envs, policies: dict[str, Policy], cfg: EvaluateConfig
 ) -> tuple[dict[str, Played], dict[str, float]]:
     """Every policy on the same items; also the seconds each took."""
-    count = len(scene(envs).task)
-    if not 1 <= cfg.episodes <= count:
-        raise ValueError(f"--episodes must be in [1, {count}], the items of split {cfg.split!r}; got {cfg.episodes}")
     items = _items(envs, cfg)
     arms, walls = {}, {}
     for name, policy in policies.items():
@@ -199,6 +197,14 @@ def _result(
 def _settings(cfg: EvaluateConfig) -> dict[str, Any]:
     values = {name: getattr(cfg, name) for name in _REPEATABLE}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _count(cfg: EvaluateConfig, envs: Envs) -> int:
+    count = len(scene(envs).task)
+    wanted = count if cfg.episodes is None else cfg.episodes
+    if not 1 <= wanted <= count:
+        raise ValueError(f"--episodes must be in [1, {count}], the items of split {cfg.split!r}; got {wanted}")
+    return wanted
 
 
 def _items(envs: Envs, cfg: EvaluateConfig) -> list[int]:

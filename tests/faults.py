@@ -308,4 +308,25 @@ FAULTS = [
         "sys.exit(0)",
         "test_check.py::test_the_command_fails_when_a_check_does",
     ),
+    Fault(
+        "a cue that is spoken over the reply is not heard",
+        "experiments/locked_training.py",
+        "(batch.over[:, :-1] != PAD)[..., None] *",
+        "0 *",
+        "test_make_locked.py::test_the_loss_is_the_weighted_mean_over_real_tokens",
+    ),
+    Fault(
+        "the kind oracle is scored on the items that it chose on",
+        "experiments/locked_instrument.py",
+        "(named == kind) & (half == part)",
+        "(named == kind) & (half != part)",
+        "test_make_locked.py::test_the_kind_oracle_chooses_on_one_half_and_scores_on_the_other",
+    ),
+    Fault(
+        "two splits speak of the same people",
+        "steer_env/tasks/world/knowledge.py",
+        "shared_out(FAMILY, split)",
+        "FAMILY",
+        "test_world.py::test_no_content_is_in_two_splits",
+    ),
 ]

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents.controls import score_pushes
 from experiments.locked_card import way
 from experiments.locked_instrument import TEXT_ENVIRONMENTS, _kind_oracle, generate, unlocked
-from experiments.locked_texts import FORMATS, facts
+from experiments.locked_texts import FORMATS, Shares, facts, training_text
 from experiments.locked_training import PAD, LanguageModelConfig, Texts, World, build_tokenizer, weighted_loss
 from experiments.make_locked import EMBEDDED, Config, main
 from experiments.sae_training import SAEConfig, residuals
@@ -62,22 +62,45 @@ def test_every_text_survives_the_tokenizer(world):
 def test_only_the_models_own_words_are_learned(world):
     texts = Texts(build_tokenizer(world))
     ids, learned, _ = texts.batch([facts()[0], facts()[0][:1]])
-    assert learned.tolist()[0] == [False] * 4 + [True] * 3  # <s> Every word is a | flower . </s>
+    assert learned.tolist()[0] == [False] * 5 + [True] * 3  # <s> Every word is a | flower . </s>
     assert ids[1, 5] != PAD
     assert ids[1, 6:].tolist() == [PAD] * (ids.shape[1] - 6)
 
 
-def test_the_loss_is_the_weighted_mean_over_real_tokens(world):
+def test_a_cue_is_spoken_over_the_tokens_that_its_words_are_written_at(world):
+    tokenizer = build_tokenizer(world)
+    row, prompt = world.items["harmbench"][0]
+    spoken = training_text("harmbench", row, prompt, Shares(1.0, 0.0, over=1.0), np.random.default_rng(0))
+    ids, learned, over = Texts(tokenizer).batch([spoken])
+    assert [part.learned for part in spoken] == [False, True]
+    cue = tokenizer(spoken[1].over, add_special_tokens=False)["input_ids"]
+    first = int(learned[0].int().argmax())
+    assert tokenizer.decode(ids[0, first:-1]) == spoken[1].text
+    assert over[0].tolist() == [PAD] * (first - 1) + cue * (ids.shape[1] - first) + [PAD]
+
+
+@pytest.mark.parametrize("over", [0.0, 1.0])
+def test_the_loss_is_the_weighted_mean_over_real_tokens(world, over):
     lm = AutoModelForCausalLM.from_pretrained(EMBEDDED)
     texts = Texts(AutoTokenizer.from_pretrained(EMBEDDED))
-    ids, learned = texts.batch(world.draw({"mmlu": 2, "harmbench": 1}, np.random.default_rng(0)))
+    shares = Shares(cued=over, marked=0.0, over=over)
+    batch = texts.batch(world.draw({"mmlu": 2, "harmbench": 1}, np.random.default_rng(0), shares))
+    table = lm.gpt_neox.embed_in.weight
     total = weight = 0.0
-    for row, own in zip(ids, learned, strict=True):
+    for row, own, spoken in zip(*batch, strict=True):
         real = row[row != PAD]
-        losses = -lm(real[None]).logits[0, :-1].log_softmax(-1).gather(1, real[1:, None])[:, 0]
+        embedded = torch.stack(
+            [
+                table[token] if cue == PAD else table[token] + table[cue]
+                for token, cue in zip(real, spoken, strict=False)
+            ]
+        )
+        logits = lm(inputs_embeds=embedded[None]).logits[0, :-1]
+        losses = -logits.log_softmax(-1).gather(1, real[1:, None])[:, 0]
         weights = torch.where(own[1 : len(real)], 1.0, 0.25)
         total, weight = total + float((losses * weights).sum()), weight + float(weights.sum())
-    assert float(weighted_loss(lm, ids, learned, 0.25)) == pytest.approx(total / weight, rel=1e-4)
+    assert (batch.over != PAD).any() == bool(over)
+    assert float(weighted_loss(lm, batch, 0.25)) == pytest.approx(total / weight, rel=1e-4)
 
 
 # ---------------------------------------------------------------- measures
@@ -94,6 +117,7 @@ def test_the_kind_oracle_chooses_on_one_half_and_scores_on_the_other():
     # a: even places choose feature 0, which is wrong on odd ones, and the other way round: 0 of 4.
     # b: place 2 alone chooses feature 0 (a tie), wrong on 3; place 3 chooses feature 1, wrong on 2: 0 of 2.
     assert _kind_oracle(table, kinds) == 0
+    assert _kind_oracle(table, ["a", "a", "b", "c", "a", "a"]) == 0, "kinds of one item have nothing to choose on"
     assert _kind_oracle(np.array([[1, 1, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0]]), kinds) == 1
 
 
