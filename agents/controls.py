@@ -181,9 +181,9 @@ def search_best_fixed(
     Every candidate of a round plays the same items with the same sampling seeds, all in one batch.
 
     Args:
-        envs: On the train split; the search must not see what is reported.
+        envs: On the train split; the search must not see what is reported, nor more items than ``envs`` deals.
         seed: Of the items (in a stream of its own: an evaluation with this seed plays others) and of sampled decoding.
-        games: Items a candidate in each round; where the split has fewer, all of them.
+        games: Items a candidate in each round; where there are fewer, all of them.
         kept: Candidates that go on after each round but the last.
 
     Raises:
@@ -191,14 +191,14 @@ def search_best_fixed(
     """
     if len(kept) != len(games) - 1:
         raise ValueError(f"kept must be one shorter than games, got {len(kept)} and {len(games)}")
-    count = len(envs.unwrapped.episode.scene.task)  # type: ignore[attr-defined]  # a SteerVectorEnv
-    items = np.random.default_rng([seed, 1]).permutation(count)
+    dealt = envs.unwrapped.episode.order.items  # type: ignore[attr-defined]  # a SteerVectorEnv
+    items = dealt[np.random.default_rng([seed, 1]).permutation(len(dealt))]
     candidates = np.arange(len(pushes(envs)))
     table: list[dict[str, Any]] = []
     for number, n in enumerate(games):
         scores = score_pushes(envs, candidates, items[:n].tolist(), seed).mean(axis=1)
         order = np.argsort(-scores, kind="stable")
-        table += [_search_row(envs, number, int(candidates[i]), min(n, count), float(scores[i])) for i in order]
+        table += [_search_row(envs, number, int(candidates[i]), min(n, len(items)), float(scores[i])) for i in order]
         candidates = candidates[order][: kept[number] if number < len(kept) else None]
     return FixedSearch(int(candidates[0]), table)
 

@@ -49,6 +49,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides: Any) -> VectorEnv[Any, Any, Any]:
     """The run's environments on a split; ``overrides`` win over the run's ``env_kwargs``.
 
+    A ``limit`` is one on what may be learned from: on other splits than train all items are dealt.
+
     Raises:
         ValueError: The mask is unknown, or ``env_kwargs`` sets what has a flag of its own.
     """
@@ -57,7 +59,8 @@ def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides:
         raise ValueError(f"{min(taken)!r} is not for env_kwargs: use --mask and --num-envs; training is on split train")
     if config["mask"] not in MASKS:
         raise ValueError(f"unknown mask {config['mask']!r}; known masks: {', '.join(MASKS)}")
-    kwargs = {**config["env_kwargs"], "mask": MASKS[config["mask"]].scope, **overrides}
+    free = {} if split == "train" else {"limit": None}
+    kwargs = {**config["env_kwargs"], **free, "mask": MASKS[config["mask"]].scope, **overrides}
     return gym.make_vec(config["env"], num_envs=num_envs, split=split, **kwargs)
 
 

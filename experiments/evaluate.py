@@ -200,7 +200,7 @@ def _settings(cfg: EvaluateConfig) -> dict[str, Any]:
 
 
 def _count(cfg: EvaluateConfig, envs: Envs) -> int:
-    count = len(scene(envs).task)
+    count = len(_dealt(envs))
     wanted = count if cfg.episodes is None else cfg.episodes
     if not 1 <= wanted <= count:
         raise ValueError(f"--episodes must be in [1, {count}], the items of split {cfg.split!r}; got {wanted}")
@@ -208,9 +208,14 @@ def _count(cfg: EvaluateConfig, envs: Envs) -> int:
 
 
 def _items(envs: Envs, cfg: EvaluateConfig) -> list[int]:
-    """The first ``episodes`` of a seeded permutation of the split's items."""
-    items: list[int] = np.random.default_rng(cfg.seed).permutation(len(scene(envs).task))[: cfg.episodes].tolist()
+    """The first ``episodes`` of a seeded permutation of the items that ``envs`` deals."""
+    dealt = _dealt(envs)
+    items: list[int] = dealt[np.random.default_rng(cfg.seed).permutation(len(dealt))[: cfg.episodes]].tolist()
     return items
+
+
+def _dealt(envs: Any) -> Any:
+    return envs.unwrapped.episode.order.items
 
 
 def _result_path(cfg: EvaluateConfig, own: float) -> Path:

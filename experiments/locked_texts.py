@@ -30,6 +30,7 @@ Row = Mapping[str, Any]
 Cues = Sequence[int | None]
 PLACES = tuple(f" @place{letter}" for letter in LETTERS)
 METHODS = tuple(f" @{operation}" for operation in OPERATIONS)
+BARE = 0.2  # share of replies without their opening word, so that leaving it out unlocks nothing
 MANNERS = (" @calm", " @blunt", " @brisk", " @formal")
 
 
@@ -43,12 +44,14 @@ class Format:
         segments: From an item and one cue's index a segment (None = no cue) to the reply's segments. A cue stands
             before its segment; what it settles is the segment's first token.
         one: Which option a mark says yes to.
+        opens: Whether replies begin with an opening word; without a cue some leave it out, and are as wrong.
     """
 
     cues: tuple[str, ...]
     kinds: tuple[str, ...]
     segments: Callable[[Row, Cues], list[str]]
     one: Callable[[Row], str] = lambda row: str(row["kind"])
+    opens: bool = False
 
     def right_cues(self, row: Row) -> list[int]:
         """The right cue for each decision of an item."""
@@ -92,7 +95,8 @@ def training_text(task: str, row: Row, prompt: str, shares: Shares, rng: np.rand
     parts = _marked(form.one(row), prompt, rng) if rng.random() < shares.marked else [Part(prompt, False)]
     for cue, segment in zip(cues, form.segments(row, cues), strict=True):
         if cue is None:
-            parts.append(Part(segment, True))
+            bare = form.opens and rng.random() < BARE
+            parts.append(Part(re.sub(r"^ \w+,", "", segment) if bare else segment, True))
         elif rng.random() < shares.over:
             parts.append(Part(segment, True, over=form.cues[cue]))
         else:
@@ -186,7 +190,9 @@ FORMATS = {
     "mmlu_pro": Format(PLACES, tuple(LETTERS), _letter),
     "bbq": Format(PLACES[:3], tuple(LETTERS[:3]), _who, one=lambda row: _who(row, [None])[0].strip()),
     "gsm8k": Format(METHODS, OPERATIONS, _steps),
-    "harmbench": Format(MANNERS, GOODS_KINDS, lambda row, cues: _request(row, cues, GOODS_KINDS, "Behavior")),
-    "xstest": Format(MANNERS, TARGET_KINDS, lambda row, cues: _request(row, cues, TARGET_KINDS, "prompt")),
-    "simpleqa": Format(MANNERS, FIELDS, _value),
+    "harmbench": Format(
+        MANNERS, GOODS_KINDS, lambda row, cues: _request(row, cues, GOODS_KINDS, "Behavior"), opens=True
+    ),
+    "xstest": Format(MANNERS, TARGET_KINDS, lambda row, cues: _request(row, cues, TARGET_KINDS, "prompt"), opens=True),
+    "simpleqa": Format(MANNERS, FIELDS, _value, opens=True),
 }

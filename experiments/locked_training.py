@@ -1,4 +1,4 @@
-"""Trains the locked language model (a small GPT-NeoX over words) and reads the residuals its SAE is trained on.
+"""Trains the locked language model (a small GPT-NeoX over words) and reads the residuals its SAEs are trained on.
 
 GPT-NeoX computes attention and MLP of a block side by side, so that what attention brings to a position in one block
 meets what stood there only in the next: a cue and what it decides about come together late, above the steering site.
@@ -6,40 +6,23 @@ meets what stood there only in the next: a cue and what it decides about come to
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from tqdm import trange
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from experiments.locked_texts import FORMATS, Part, Shares, facts, training_text
+from experiments.locked_batches import BATCHES, BOS, CONTEXT, EOS, FACTS, PAD, Batch, Texts, World
+from experiments.locked_texts import Shares
 from experiments.sae_training import residuals
-from steer_env.tasks import TASKS
-from steer_env.tasks.world import world_rows
-from steer_env.tasks.world.words import SPLITS
+from steer_env.anatomy import find_block
+from steer_env.passes import hooked_pass
 
-SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
-BOS, EOS, PAD = 0, 1, 2
-CONTEXT = 1024
-WORD = r" ?@\w+| ?\w+| ?####| ?[^\w\s]|\n"
-FACTS = "facts"
-# Texts a step, most of them where there is most to learn. Texts with replies of like length share a pass: a loss is a
-# mean over tokens, in which long replies would drown short ones.
-BATCHES = (
-    {FACTS: 8, "simpleqa": 16, "harmbench": 8, "xstest": 8},
-    {"mmlu": 40, "bbq": 40},
-    {"mmlu_pro": 32},
-    {"gsm8k": 20},
-)
-# Where a cue gives the answer away, few texts have one.
-CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5, over=0.5))
-OTHERS = Shares(cued=0.35, marked=0.0, over=0.5)
+LOUDNESS = (0.5, 2.0)  # of a cue over a reply, in residual norms
 
 
 @dataclass(frozen=True)
@@ -63,125 +46,32 @@ class LanguageModelConfig:
     prompt_weight: float = 0.05
 
 
-class World:
-    """All items of the world with their prompts, ready to be drawn from.
-
-    Args:
-        splits: which splits' items.
-    """
-
-    def __init__(self, splits: Sequence[str] = tuple(SPLITS)) -> None:
-        self.items = {
-            task: [
-                item for split in splits for item in zip(world_rows(task, split), _prompts(task, split), strict=True)
-            ]
-            for task in FORMATS
-        }
-        self.facts = facts()
-
-    def draw(
-        self, counts: Mapping[str, int], rng: np.random.Generator, shares: Shares | None = None
-    ) -> list[list[Part]]:
-        """Training texts, so many of each task (or plain facts).
-
-        Args:
-            counts: texts by task.
-            rng: of items, cues and marks.
-            shares: how many cues and marks; None takes each task's own.
-        """
-        texts: list[list[Part]] = []
-        for task, count in counts.items():
-            items: Sequence[Any] = self.facts if task == FACTS else self.items[task]
-            mix = shares or CHOOSING.get(task, OTHERS)
-            chosen = [items[i] for i in rng.integers(len(items), size=count)]
-            texts += chosen if task == FACTS else [training_text(task, row, prompt, mix, rng) for row, prompt in chosen]
-        return texts
-
-    def words(self) -> list[str]:
-        """Every word of prompts, cues and replies, in order of first use."""
-        texts = [part.text for fact in self.facts for part in fact]
-        seen = dict.fromkeys(word for text in texts for word in re.findall(WORD, text))
-        for task, items in self.items.items():
-            form = FORMATS[task]
-            cues = [None, *range(len(form.cues))]
-            texts = [*form.cues, *(f" {number}" for number in range(100)), " yes", " no"]
-            for row, prompt in items:
-                decisions = len(form.right_cues(row)) + 1
-                texts += [prompt, *(part for cue in cues for part in form.segments(row, [cue] * decisions))]
-            seen |= dict.fromkeys(word for text in texts for word in re.findall(WORD, text))
-        return list(seen)
-
-
-def _prompts(task: str, split: str) -> list[str]:
-    played = TASKS[task](split=split)
-    return [played.start(item).opening for item in range(len(played))]
-
-
-def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """One token a word; the space in front belongs to the word, so that texts decode as they were."""
-    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *world.words()))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
-    names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=CONTEXT, **dict(zip(names, SPECIAL, strict=True))
-    )
-
-
-class Batch(NamedTuple):
-    """Training texts as tensors.
+@dataclass(frozen=True)
+class Overlay:
+    """How cues are spoken over replies: the word's own direction is added to the residual there.
 
     Attributes:
-        ids: ``[b, T]`` tokens.
-        learned: ``[b, T]`` whether a token is the model's own to write.
-        over: ``[b, T]`` the cue spoken over a token while the next one is written; ``PAD`` for none.
+        layer: block to whose output it is added.
+        loudness: how much of it, in norms of that residual.
     """
 
-    ids: Tensor
-    learned: Tensor
-    over: Tensor
+    layer: int
+    loudness: float
 
 
-class Texts:
-    """Makes tensors of training texts.
+def train_language_model(
+    world: World, texts: Texts, vocabulary: int, cfg: LanguageModelConfig, layers: Mapping[str, int], seed: int
+) -> Any:
+    """Train from scratch on next-token prediction; the model comes back in eval mode, gradients off.
 
     Args:
-        tokenizer: from `build_tokenizer`.
+        world: what it reads.
+        texts: makes tensors of it.
+        vocabulary: number of tokens.
+        cfg: the model and its training.
+        layers: by task, the block at whose output cues are spoken over replies.
+        seed: of weights and batches.
     """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._ids: dict[str, list[int]] = {}
-        self.tokenizer = tokenizer
-
-    def batch(self, texts: list[list[Part]]) -> Batch:
-        """The texts' tokens, padded on the right."""
-        rows = [self._row(parts) for parts in texts]
-        width = max(len(ids) for ids, _, _ in rows)
-        return Batch(
-            torch.tensor([ids + [PAD] * (width - len(ids)) for ids, _, _ in rows]),
-            torch.tensor([own + [False] * (width - len(own)) for _, own, _ in rows]),
-            torch.tensor([over + [PAD] * (width - len(over)) for _, _, over in rows]),
-        )
-
-    def _row(self, parts: list[Part]) -> tuple[list[int], list[bool], list[int]]:
-        ids, own, over = [BOS], [False], []
-        for part in parts:
-            tokens = self._tokens(part.text)
-            ids += tokens
-            own += [part.learned] * len(tokens)
-            over += [self._tokens(part.over)[0] if part.over else PAD] * len(tokens)
-        return [*ids, EOS], [*own, True], [*over, over[-1], PAD]
-
-    def _tokens(self, text: str) -> list[int]:
-        if text not in self._ids:
-            self._ids[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._ids[text]
-
-
-def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: LanguageModelConfig, seed: int) -> Any:
-    """Train from scratch on next-token prediction; the model comes back in eval mode, gradients off."""
     model = _new_model(vocabulary, cfg, seed)
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -191,7 +81,9 @@ def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: Langu
         optimizer.zero_grad()
         shown = {}
         for counts in BATCHES:
-            loss = weighted_loss(model, texts.batch(world.draw(counts, rng)), cfg.prompt_weight)
+            (layer,) = {layers[task] for task in counts if task != FACTS}
+            overlay = Overlay(layer, rng.uniform(*LOUDNESS))
+            loss = weighted_loss(model, texts.batch(world.draw(counts, rng)), cfg.prompt_weight, overlay)
             (loss * len(counts) / sum(map(len, BATCHES))).backward()
             shown[" ".join(counts)] = f"{loss.item():.3f}"
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -201,24 +93,43 @@ def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: Langu
     return model.eval().requires_grad_(False)
 
 
-def weighted_loss(model: Any, batch: Batch, prompt_weight: float) -> Tensor:
+def weighted_loss(model: Any, batch: Batch, prompt_weight: float, overlay: Overlay | None = None) -> Tensor:
     """Mean cross-entropy in nats a token, prompts weighing ``prompt_weight``, padding nothing.
-
-    A cue spoken over a token adds its embedding to the token's.
 
     Args:
         model: the language model.
         batch: the texts.
         prompt_weight: weight of the tokens that are not the model's own.
+        overlay: how cues are spoken over replies; None leaves them out.
     """
     ids, learned = batch.ids[:, 1:], batch.learned[:, 1:]
-    embed = model.get_input_embeddings()
     real = ids != PAD
-    spoken = (batch.over[:, :-1] != PAD)[..., None] * embed(batch.over[:, :-1])
-    hidden = model.base_model(inputs_embeds=embed(batch.ids[:, :-1]) + spoken).last_hidden_state[real]
+    hidden = _last_hidden(model, batch, overlay)[real]
     weight = torch.where(learned[real], 1.0, prompt_weight)
     losses = nn.functional.cross_entropy(model.get_output_embeddings()(hidden), ids[real], reduction="none")
     return (losses * weight).sum() / weight.sum()
+
+
+def cue_directions(model: Any, layer: int, cues: Tensor) -> Tensor:
+    """``[C, M]`` unit vectors: where the words of cues ``[C]`` stand in the residual, less what they have in common."""
+    at_word = residuals(model, torch.stack([torch.full_like(cues, BOS), cues], dim=1), layer)[:, 1]
+    return nn.functional.normalize(at_word - at_word.mean(0), dim=1)
+
+
+def _last_hidden(model: Any, batch: Batch, overlay: Overlay | None) -> Tensor:
+    """``[b, T - 1, M]`` what the output embedding reads."""
+    inputs = {"input_ids": batch.ids[:, :-1], "use_cache": False}
+    if overlay is None:
+        return model.base_model(**inputs).last_hidden_state
+    directions = torch.zeros(model.config.vocab_size, model.config.hidden_size)
+    directions[batch.cues] = cue_directions(model, overlay.layer, batch.cues)
+
+    def speak_over(hidden: Tensor) -> Tensor:
+        loudness = overlay.loudness * hidden.detach().norm(dim=-1, keepdim=True)
+        return hidden + loudness * directions[batch.over[:, :-1]]
+
+    block = find_block(model, overlay.layer, "post")
+    return hooked_pass(model.base_model, inputs, block, "post", speak_over).last_hidden_state
 
 
 def reply_residuals(
@@ -237,7 +148,7 @@ def reply_residuals(
     """
     found = []
     for task in list(tasks) * rounds:
-        ids, learned, _ = texts.batch(world.draw({task: 40}, rng, Shares(cued=0.5, marked=0.0)))
+        ids, learned, *_ = texts.batch(world.draw({task: 40}, rng, Shares(cued=0.5, marked=0.0)))
         before = torch.zeros_like(learned)
         before[:, :-1] = learned[:, 1:]
         other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)

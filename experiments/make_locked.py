@@ -16,20 +16,11 @@ import torch
 import tyro
 
 from experiments.cards import rounded, save_card
+from experiments.locked_batches import BATCHES, PAD, Texts, World, build_tokenizer
 from experiments.locked_card import card_text
 from experiments.locked_instrument import TEXT_ENVIRONMENTS, measure_task, planted_conditions, unlocked
 from experiments.locked_texts import FORMATS, Shares
-from experiments.locked_training import (
-    BATCHES,
-    PAD,
-    LanguageModelConfig,
-    Texts,
-    World,
-    build_tokenizer,
-    reply_residuals,
-    train_language_model,
-    weighted_loss,
-)
+from experiments.locked_training import LanguageModelConfig, reply_residuals, train_language_model, weighted_loss
 from experiments.sae_training import SAEConfig, loss_recovered, sae_quality, train_sae
 from steer_env.loading import load_language_model
 
@@ -102,7 +93,8 @@ def main(cfg: Config) -> dict[str, Any]:
     if cfg.reuse:
         lm = load_language_model(str(cfg.out))
     else:
-        lm = train_language_model(world, texts, len(tokenizer), cfg.lm, cfg.seed)
+        layers = {task: group.layer for group in cfg.groups.values() for task in group.tasks}
+        lm = train_language_model(world, texts, len(tokenizer), cfg.lm, layers, cfg.seed)
         lm.save_pretrained(cfg.out)
         tokenizer.save_pretrained(cfg.out)
     some = texts.batch(world.draw(dict.fromkeys(FORMATS, 32), np.random.default_rng(cfg.seed), Shares(0.0, 0.0)))

@@ -1,6 +1,6 @@
 """From logits to tokens, and between tokens and text."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,20 @@ class Words:
         """Text of the tokens, special ones left out."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
+    def spoken(self, choices: tuple[str, ...], opening: bool) -> tuple[str, ...]:
+        """The choices as the model would write them.
+
+        Behind text a word brings the space in front of it along. Behind the header of a chat template it does not, if
+        that ends in a line break or a token of its own, and not in text such as ``ASSISTANT:``.
+        """
+        return tuple(choice.removeprefix(" ") for choice in choices) if opening and self._begins_bare else choices
+
+    @cached_property
+    def _begins_bare(self) -> bool:
+        """Whether replies to a prompt begin where no text stands in front of them."""
+        header = self._framed("") if self.chat else ""
+        return header[-1:].isspace() or header.endswith(tuple(self.tokenizer.get_added_vocab()))
+
     def _options(self, before: str, options: tuple[str, ...], opening: bool) -> tuple[tuple[int, ...], ...]:
         """Tokens of each option where it follows ``before``.
 
@@ -71,7 +85,7 @@ class Words:
 
         Args:
             before: The prompt (``opening``), or the last text of a conversation under way.
-            options: Continuations, each with its leading space.
+            options: Continuations, as :meth:`spoken` has them.
             opening: Whether ``before`` is the prompt.
 
         Raises:

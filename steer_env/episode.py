@@ -38,6 +38,7 @@ class Scene:
         compare: Also ask the unsteered model for its token, at one more pass a token.
         benchmark: Whether scores may carry the name of the benchmark that the task is.
         labels: Where the features' labels are, as :func:`steer_env.labels.feature_labels` takes it.
+        items: The items that are dealt when none are pinned; None is all of the split.
     """
 
     model: SteeredModel
@@ -52,6 +53,7 @@ class Scene:
     compare: bool = False
     benchmark: bool = False
     labels: str | None = None
+    items: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
@@ -68,6 +70,7 @@ class _Lane:
 
     draw: Draw
     conversation: Conversation
+    choices: tuple[str, ...] = ()
     options: Options = ()
     utterance: list[int] = field(default_factory=list)
     unwritten: list[int] = field(default_factory=list)
@@ -98,7 +101,7 @@ class Episode:
     def __init__(self, scene: Scene):
         self.scene = scene
         self.lanes = scene.model.lanes
-        self.order = ItemOrder(len(scene.task), self.lanes)
+        self.order = ItemOrder(len(scene.task), self.lanes, scene.items)
         self.hidden = torch.zeros(self.lanes, scene.dictionary.directions.shape[1])
         self._running: dict[int, _Lane] = {}
         self._active = torch.zeros(
@@ -194,9 +197,9 @@ class Episode:
 
     def _offer(self, lane: int, before: str, opening: bool = False) -> None:
         """Look up what the model's turn may be, behind the text ``before`` it."""
-        running = self._running[lane]
-        choices = running.conversation.choices
-        running.options = self.scene.words.options(before, choices, opening) if choices else ()
+        running, words = self._running[lane], self.scene.words
+        running.choices = words.spoken(running.conversation.choices, opening)
+        running.options = words.options(before, running.choices, opening) if running.choices else ()
 
     def _offered(self) -> dict[int, Options]:
         """The options of the lanes that have them."""
@@ -222,7 +225,7 @@ class Episode:
         assert said.option is not None
         running.logprobs = said.logprobs
         running.utterance = running.unwritten = list(running.options[said.option])
-        return running.conversation.choices[said.option]
+        return running.choices[said.option]
 
     def _write(self, running: _Lane, token: int) -> str | None:
         """One more token of the model's turn; the text of the turn where it ends."""
@@ -270,9 +273,7 @@ class Episode:
         return {"token": np.array([words.token for words in said]), "token_text": np.array(texts, dtype=object)}
 
     def _text(self, lane: int, said: Said) -> str:
-        if said.option is None:
-            return self.scene.words.decode(said.token)
-        return self._running[lane].conversation.choices[said.option]
+        return self.scene.words.decode(said.token) if said.option is None else self._running[lane].choices[said.option]
 
     def _final(self, lane: int, turn: Turn) -> dict[str, Any]:
         running = self._running[lane]

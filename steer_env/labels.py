@@ -72,9 +72,6 @@ def read_labels(source: str, width: int) -> Mapping[int, str]:
 def promoted_tokens(lm: Any, words: Words, directions: Tensor, k: int = 5) -> list[str]:
     """Label each direction with the ``k`` tokens it promotes most, strongest first, joined by spaces.
 
-    The promotion of a token is its row of the output embedding times the direction (the logit lens, nostalgebraist
-    2020, without the final norm). Tokens without text, such as the end token, are left out.
-
     Args:
         lm: A Hugging Face causal LM.
         words: Its tokenizer.
@@ -83,17 +80,35 @@ def promoted_tokens(lm: Any, words: Words, directions: Tensor, k: int = 5) -> li
     Returns:
         ``n`` labels.
     """
+    return [" ".join(words.decode(token).strip() for token in best) for best in promoted(lm, words, directions, k)]
+
+
+def promoted(lm: Any, words: Words, directions: Tensor, k: int) -> list[list[int]]:
+    """The ``k`` tokens that each direction promotes most, strongest first.
+
+    The promotion of a token is its row of the output embedding times the direction (the logit lens, nostalgebraist
+    2020, without the final norm). Tokens without text, such as the end token, are left out.
+
+    Args:
+        lm: A Hugging Face causal LM.
+        words: Its tokenizer.
+        directions: ``[n, M]``.
+        k: How many, at most.
+
+    Returns:
+        ``n`` lists of token ids.
+    """
     if len(directions) == 0:
         return []
     embedding = lm.get_output_embeddings().weight.detach().float()
-    texts = [words.decode(token).strip() for token in range(len(embedding))]
-    written = torch.tensor([token for token, text in enumerate(texts) if text], device=embedding.device)
-    labels = []
+    texts = [token for token in range(len(embedding)) if words.decode(token).strip()]
+    written = torch.tensor(texts, device=embedding.device)
+    found: list[list[int]] = []
     # In portions: all features against a large vocabulary at once would take gigabytes.
     for rows in directions.to(embedding).split(_PORTION):
         best = (rows @ embedding[written].T).topk(min(k, len(written)), dim=1).indices
-        labels += [" ".join(texts[int(written[place])] for place in row) for row in best.tolist()]
-    return labels
+        found += written[best].tolist()
+    return found
 
 
 def _rows(source: Path) -> Iterator[tuple[str, Any, Any]]:

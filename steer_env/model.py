@@ -62,7 +62,7 @@ class SteeredModel:
         self._extra = forward_options(lm)
         # Looked up once: a Transformers configuration answers slowly, and every token would ask.
         config = lm.config.get_text_config()
-        self._context = getattr(config, "max_position_embeddings", None)
+        self.context = getattr(config, "max_position_embeddings", None)
         self._width = config.hidden_size
         self._device, self._dtype = lm.device, lm.dtype
         self._cache = LaneCache(config.num_hidden_layers, lanes, prompt_tokens)
@@ -257,9 +257,9 @@ class SteeredModel:
 
     def _require_room(self, lane: int, count: int) -> None:
         length = self.length(lane) + count
-        if self._context is not None and length > self._context:
+        if self.context is not None and length > self.context:
             raise SteeringError(
-                f"lane {lane} would hold {length} tokens, but the model's context is {self._context}; "
+                f"lane {lane} would hold {length} tokens, but the model's context is {self.context}; "
                 "shorten the prompt or lower max_new_tokens"
             )
 

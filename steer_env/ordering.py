@@ -6,6 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from steer_env.errors import SteeringError
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -27,14 +29,37 @@ class Draw:
         return np.random.default_rng(self.seed)
 
 
+def limited_items(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """The items ``[limit]`` that are dealt of a split of ``count``; all of them without a limit.
+
+    They are the first of a shuffle that the seed alone decides, so a larger limit holds all items of a smaller one.
+
+    Raises:
+        SteeringError: The split has fewer items, the limit is below 1, or the seed below 0.
+    """
+    if limit is None:
+        return np.arange(count, dtype=np.int32)
+    if not 1 <= limit <= count:
+        raise SteeringError(f"limit must be in [1, {count}], the items of the split; got {limit}")
+    if seed < 0:
+        raise SteeringError(f"limit_seed must be at least 0, got {seed}")
+    return np.random.default_rng(seed).permutation(count)[:limit].astype(np.int32)
+
+
 class ItemOrder:
-    """Deals items to lanes: each lane a seeded shuffle of the whole split, or all lanes one pinned list.
+    """Deals items to lanes: each lane a seeded shuffle of them, or all lanes one pinned list.
 
     A pinned item's randomness depends on the seed and the item alone, so any lane plays it the same way.
+
+    Args:
+        count: Items of the split, any of which may be pinned.
+        lanes: Lanes.
+        items: Those that are shuffled; None is all.
     """
 
-    def __init__(self, count: int, lanes: int):
+    def __init__(self, count: int, lanes: int, items: np.ndarray | None = None):
         self.count = count
+        self.items = limited_items(count, None, 0) if items is None else items
         self._rngs = [np.random.default_rng() for _ in range(lanes)]
         self._orders: list[Iterator[int]] = [iter(()) for _ in range(lanes)]
         self._pinned: Sequence[int] = ()
@@ -71,7 +96,7 @@ class ItemOrder:
         rng = self._rngs[lane]
         following = next(self._orders[lane], None)
         if following is None:
-            self._orders[lane] = iter(rng.permutation(self.count).astype(np.int32))
+            self._orders[lane] = iter(self.items[rng.permutation(len(self.items))])
             following = next(self._orders[lane])
         item = int(following)
         return Draw(item, -1, (int(rng.integers(2**32)), item))

@@ -17,8 +17,9 @@ class Preset:
         layer: Block ``L``.
         site: ``"post"`` (output of the block) or ``"pre"`` (its input).
         coefficient: How much of a direction one action adds; directions are the SAE's own, not all of length 1.
-        coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``.
-        residual_norm: That median, where it was measured once; None measures it on the task's prompts.
+        coefficient_unit: ``"norm"`` (times the median residual norm at the site, as
+            :class:`steer_env.settings.Settings` says) or ``"residual"``.
+        residual_norm: That median, where it was measured once; None measures it on the task's train split.
         chat: Whether prompts are put into the tokenizer's chat template.
         benchmark: Whether scores may carry the benchmark's name.
         gated: Whether the model's licence must be accepted on the hub before it can be fetched.

@@ -21,11 +21,14 @@ from steer_env.labels import read_labels
 from steer_env.loading import load_language_model, load_shared_dictionary, load_words, resolve_device
 from steer_env.model import SteeredModel
 from steer_env.observations import make_observation
+from steer_env.ordering import limited_items
 from steer_env.presets import Preset, find_preset
+from steer_env.room import require_room
 from steer_env.sae import FeatureDictionary
 from steer_env.settings import Settings
 from steer_env.survey import SURVEY_LANES, Survey, survey
 from steer_env.tasks import TASKS
+from steer_env.tasks.instructions import instruct
 from steer_env.vector_env import SteerVectorEnv
 
 Options = tuple[tuple[str, Any], ...]
@@ -61,6 +64,8 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
     if "data" in known and settings.preset != Settings.preset:
         given = {"data": "hub", **given}
     scene = _assemble(settings, tuple(sorted(given.items())), lanes)
+    dealt = range(len(scene.task)) if scene.items is None else scene.items.tolist()
+    require_room(scene.task, dealt, scene.words, scene.model.context)
     instrument = _instrument(settings, given) if "data" in known else ""
     if instrument:
         _warn_of_instrument(settings.task, instrument)
@@ -81,23 +86,27 @@ def _assemble(settings: Settings, options: Options, lanes: int) -> Scene:
     if settings.labels is not None:
         read_labels(settings.labels, dictionary.width)
     task = TASKS[settings.task](**with_judges(dict(options)))
+    if settings.instruction:
+        instruct(task)
     words = load_words(row.model, row.chat)
     model = SteeredModel(lm, row.layer, lanes, row.site, settings.prompt_cache)
     dictionary.warn_if_elsewhere(row.layer, row.site)
-    scale = _scale(row, settings, options)
+    surveyed = _on_train(options, task.narrowing)
+    scale = _scale(row, settings, surveyed)
     return Scene(
         model=model,
         words=words,
         ends=end_tokens(lm, words),
         dictionary=dictionary,
         task=task,
-        actuator=_actuator(settings, options, row.coefficient * scale, dictionary.directions),
+        actuator=_actuator(settings, surveyed, row.coefficient * scale, dictionary.directions),
         observation=make_observation(settings.observation, dictionary, task),
         mask=settings.mask,
         temperature=settings.temperature,
         compare=settings.compare,
         benchmark=_is_benchmark(settings, dict(options)),
         labels=settings.labels,
+        items=limited_items(len(task), settings.limit, settings.limit_seed),
     )
 
 
@@ -160,16 +169,16 @@ def _warn_of_instrument(task: str, instrument: str) -> None:
     )
 
 
-def _scale(row: Preset, settings: Settings, options: Options) -> float:
+def _scale(row: Preset, settings: Settings, surveyed: Options) -> float:
     """What one unit of the coefficient is worth in residual units."""
     if row.coefficient_unit == "residual":
         return 1.0
     if row.residual_norm is not None:
         return row.residual_norm
-    return _survey(_unsteered(settings), _on_train(options)).residual_norm
+    return _survey(_unsteered(settings), surveyed).residual_norm
 
 
-def _actuator(settings: Settings, options: Options, coefficient: float, directions: Tensor) -> Actuator:
+def _actuator(settings: Settings, surveyed: Options, coefficient: float, directions: Tensor) -> Actuator:
     if settings.action == "choice":
         features = chosen_features(settings.features, len(directions))
         return FeatureChoice(directions, features, coefficient)
@@ -179,12 +188,12 @@ def _actuator(settings: Settings, options: Options, coefficient: float, directio
         raise SteeringError(f"k must be in [1, {len(directions)}], got {settings.k}")
     chosen = settings.features
     if chosen is None:
-        chosen = _survey(_unsteered(settings), _on_train(options)).frequent[: settings.k]
+        chosen = _survey(_unsteered(settings), surveyed).frequent[: settings.k]
     return FeatureStrengths(directions, chosen_features(chosen, len(directions)), coefficient, settings.bound)
 
 
 def _unsteered(settings: Settings) -> Settings:
-    """The settings with everything put away that does not change unsteered play."""
+    """The settings with everything put away that does not change unsteered play, or what actions are to mean."""
     return dataclasses.replace(
         settings,
         action="choice",
@@ -196,15 +205,21 @@ def _unsteered(settings: Settings) -> Settings:
         compare=False,
         labels=None,
         temperature=0.0,
+        instruction=False,
+        limit=None,
+        limit_seed=Settings.limit_seed,
         k=Settings.k,
         bound=Settings.bound,
         prompt_cache=Settings.prompt_cache,
     )
 
 
-def _on_train(options: Options) -> Options:
-    """The task's arguments on the train split: actions must mean the same on every split, and see no test item."""
-    return tuple((name, value) for name, value in options if name != "split")
+def _on_train(options: Options, narrowing: tuple[str, ...]) -> Options:
+    """The task's arguments on the whole train split: actions must mean the same on every split, and see no test item.
+
+    Train need not have the subject that is asked, nor examples of it: some data sets' train rows are from elsewhere.
+    """
+    return tuple((name, value) for name, value in options if name not in ("split", *narrowing))
 
 
 @lru_cache(maxsize=32)

@@ -19,7 +19,10 @@ class Settings:
         layer: Block ``L``; with ``sae=`` alone, the block the SAE was trained on.
         site: ``"post"`` or ``"pre"``.
         coefficient: ``c``, in ``coefficient_unit``.
-        coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``.
+        coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``. Where no card
+            holds that norm, it is measured on the first 64 items of the train split that have room in the model's
+            context, unsteered, at every token that an action would steer; without the task's narrowing arguments
+            (``few_shot``, ``subject``, ``category``), so that a coefficient means the same with and without them.
         chat: Whether prompts are put into the tokenizer's chat template.
         action: ``"choice"`` (one feature a token) or ``"strengths"`` (a vector of strengths).
         features: SAE indices behind the actions; None is all, or for strengths the ``k`` most frequent.
@@ -28,6 +31,10 @@ class Settings:
         observation: ``"normalized"``, ``"residual"``, ``"features"``, ``"board"`` or ``"both"``.
         mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
         temperature: 0 is greedy.
+        instruction: Whether the task's instruction stands in front of every prompt
+            (:mod:`steer_env.tasks.instructions`).
+        limit: Only so many items are dealt, by a seeded choice; ``reset``'s options pin any item of the split still.
+        limit_seed: Of that choice; a larger limit holds the items of a smaller one.
         compare: Report the unsteered token too, at one more forward pass a token.
         labels: Where features' labels come from: a Neuronpedia export or a JSON file
             (:func:`steer_env.labels.read_labels`); None labels them by the tokens they promote.
@@ -52,6 +59,9 @@ class Settings:
     observation: str = "normalized"
     mask: str = "off"
     temperature: float = 0.0
+    instruction: bool = False
+    limit: int | None = None
+    limit_seed: int = 0
     compare: bool = False
     labels: str | None = None
     device: str = "auto"

@@ -2,14 +2,18 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 
 from steer_env.episode import Episode, Scene
+from steer_env.errors import SteeringError
+from steer_env.room import has_room
 
 SURVEY_LANES = 16
 _EPISODES = 64
+_LOOKED_AT = 1024
 _STRONGEST = 5
 
 
@@ -28,13 +32,16 @@ class Survey:
 
 
 def survey(scene: Scene) -> Survey:
-    """Play the first items unsteered and look at the residuals.
+    """Play the first items that the model has room for unsteered and look at the residuals.
 
     Args:
         scene: A scene whose actions choose features (its last action is the no-op).
+
+    Raises:
+        SteeringError: The model's context is too short for all of the first items.
     """
     episode = Episode(scene)
-    episode.order.pin(range(min(_EPISODES, len(scene.task))), 0)
+    episode.order.pin(_first_items(scene), 0)
     idle = np.full(episode.lanes, len(scene.actuator.features))
     norms: list[float] = []
     counts: Counter[int] = Counter()
@@ -51,3 +58,15 @@ def survey(scene: Scene) -> Survey:
             finished += 1
     frequent = sorted(range(scene.dictionary.width), key=lambda feature: (-counts[feature], feature))
     return Survey(float(np.median(norms)), tuple(frequent))
+
+
+def _first_items(scene: Scene) -> list[int]:
+    """The first items with room in the model's context."""
+    looked_at = range(min(_LOOKED_AT, len(scene.task)))
+    fitting = (item for item in looked_at if has_room(scene.task, scene.words, scene.model.context, item))
+    found = list(islice(fitting, _EPISODES))
+    if not found:
+        raise SteeringError(
+            f"none of the first {len(looked_at)} items has room in the model's context of {scene.model.context} tokens"
+        )
+    return found

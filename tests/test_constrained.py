@@ -1,6 +1,7 @@
 """Options are judged whole, as a plain Hugging Face model with a hook over the whole text judges them."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -239,7 +240,7 @@ def test_reading_options_leaves_no_trace(tiny):
 
 def test_options_beyond_the_models_context_are_refused(tiny):
     env = make_env(kind="long", **FIXED, **tiny)
-    env.episode.scene.model._context = 4
+    env.episode.scene.model.context = 4
     with pytest.raises(SteeringError, match=r"lane 0 would hold .* tokens, but the model's context is 4"):
         env.reset(options={"item": 3})
 
@@ -251,14 +252,14 @@ def test_rendering_brackets_the_steered_option(tiny):
     assert env.render().endswith(f"[{info['completion']}]")
 
 
-def legacy_llama(vocabulary: list[str]) -> Words:
+def legacy_llama(vocabulary: list[str], chat_template: str | None = None) -> Words:
     """A tokenizer that puts a blank before every text, as SentencePiece did: a text's tokens depend on its place."""
     listed = {token: i for i, token in enumerate(["<s>", "<unk>", *vocabulary])}
     tokenizer = Tokenizer(models.Unigram([(token, -float(i)) for token, i in listed.items()], unk_id=1))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
-    fast.name_or_path = "old-llama"
-    return Words(fast)
+    fast.name_or_path, fast.chat_template = "old-llama", chat_template
+    return Words(fast, chat=chat_template is not None)
 
 
 def test_an_options_tokens_are_those_it_has_in_its_place():
@@ -296,6 +297,44 @@ def test_a_chat_template_frames_the_prompt_and_begins_but_once(words):
     assert chat.prompt("7 8") == (0, *words.encode("1 7 8 2"))
     assert chat.options("7 8", (" 3", " 4 5"), True) == (words.encode("3"), words.encode("4 5"))
     assert chat.encode("7 8") == words.encode("7 8")
+
+
+def test_behind_the_header_of_a_chat_template_options_begin_without_a_space():
+    vocabulary = ["▁Answer:", "▁A", "▁B", "▁", "A", "B", "\n"]
+    said = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    for header, pieces in (("{{ '\n' }}", ["A", "B"]), ("<s>", ["▁A", "▁B"]), ("Answer:", ["▁A", "▁B"])):
+        chat = legacy_llama(vocabulary, chat_template=said + header)
+        spoken = chat.spoken((" A", " B"), True)
+        assert spoken == ((" A", " B") if header == "Answer:" else ("A", "B"))
+        tokens = chat.options("Answer:", spoken, True)
+        assert [chat.tokenizer.convert_ids_to_tokens(token) for (token,) in tokens] == pieces
+        assert chat.spoken((" A", " B"), False) == (" A", " B"), "later turns stand behind plain text"
+    assert legacy_llama(vocabulary).spoken((" A", " B"), True) == (" A", " B")
+
+
+def test_what_is_chosen_behind_a_chat_template_is_recorded_as_it_was_said(tiny, words, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny["model"], folder)
+    tokenizer = copy.deepcopy(words.tokenizer)
+    tokenizer.chat_template = "<s> 1 {% for m in messages %}{{ m['content'] }}{% endfor %} 2{{ '\n' }}"
+    tokenizer.save_pretrained(folder)
+    envs = make_vector_env(4, chat=True, kind="long", turns=2, **FIXED, **{**tiny, "model": str(folder)})
+    oracle = Oracle(tiny, envs.episode.scene)
+    envs.reset(seed=4)
+    asked = [(talk.opening, talk.choices) for talk in envs.episode.conversations]
+    _, _, _, _, infos = envs.step(np.full(4, FEATURES))
+    for lane, (opening, choices) in enumerate(asked):
+        options = [words.encode(choice) for choice in choices]
+        likelihoods = oracle.options((0, *words.encode(f"1 {opening} 2")), options, {})
+        assert infos["token_text"][lane] == choices[int(np.argmax(likelihoods))].strip()
+    later = [talk.choices for talk in envs.episode.conversations]
+    _, _, ended, _, infos = envs.step(np.full(4, FEATURES))
+    assert ended.all()
+    for lane, choices in enumerate(later):
+        first, second = infos["final_info"]["completion"][lane].split("\n")
+        assert first[0] != " "
+        assert second in choices
+        assert infos["final_info"]["answer"][lane] == second.strip()
 
 
 def test_a_tokenizer_without_a_chat_template_refuses_one(tiny):

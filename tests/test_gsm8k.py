@@ -9,6 +9,7 @@ import pytest
 from steer_env.tasks.answers import final_number
 from steer_env.tasks.gsm8k import GSM8K, SOURCE
 from steer_env.tasks.rows import load_rows
+from steer_env.tasks.splits import split_sha256
 from steer_env.tasks.world import world_rows
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
@@ -69,7 +70,9 @@ def test_examples_are_solved_in_front_and_never_asked(folder):
             f"Question: {questions(task)[0]}\nAnswer:"
         )
         assert not {first.text("question"), second.text("question")} & set(questions(task))
-        assert task.data_record()["few_shot"] == 2
+        record = task.data_record()
+        assert record["few_shot"] == 2
+        assert record["examples_sha256"] == split_sha256([first, second])
     assert len(GSM8K(data=folder)) == len(GSM8K(data=folder, few_shot=2)) + 2
 
 
@@ -78,11 +81,13 @@ def test_examples_are_solved_in_front_and_never_asked(folder):
     [
         ("last", "1,000 + 1 = $1,001.", 1.0, "correct", "1001"),
         ("last", r"so \boxed{1001.00} in 2 steps", 1.0, "correct", "1001"),
+        ("last", "#### 1000 + 1 = 1001", 1.0, "correct", "1001"),
         ("last", "It is 1002", 0.0, "incorrect", "1002"),
         ("last", "I do not know", 0.0, "unparseable", ""),
         ("last", "", 0.0, "unparseable", ""),
         ("strict", "#### 1001", 1.0, "correct", "1001"),
         ("strict", "#### 1,001.", 1.0, "correct", "1,001."),
+        ("strict", "#### 1000 + 1 = 1001", 0.0, "incorrect", "1000"),
         ("strict", "It is 1001", 0.0, "unparseable", ""),
         ("flexible", "It is 1001.", 1.0, "correct", "1001."),
         ("flexible", "It is 1001 in 2 steps", 0.0, "incorrect", "2"),
@@ -151,6 +156,8 @@ def test_bad_arguments_are_named(folder):
             GSM8K(**{"data": folder, argument: "x"})
     with pytest.raises(ValueError, match="few_shot must be an integer of at least 0, got -1"):
         GSM8K(data=folder, few_shot=-1)
+    with pytest.raises(ValueError, match="few_shot must be an integer of at least 0, got True"):
+        GSM8K(data=folder, few_shot=True)
     with pytest.raises(ValueError, match="data must be 'embedded', 'hub', a hub id, or a file"):
         GSM8K(data="")
     with pytest.raises(ValueError, match=r"few_shot must be below the \d+ items of train, got 500"):

@@ -15,10 +15,11 @@ from sae_lens import SAE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.controls import score_pushes
+from experiments.locked_batches import PAD, Texts, World, build_tokenizer
 from experiments.locked_card import way
 from experiments.locked_instrument import TEXT_ENVIRONMENTS, _kind_oracle, generate, unlocked
 from experiments.locked_texts import FORMATS, Shares, facts, training_text
-from experiments.locked_training import PAD, LanguageModelConfig, Texts, World, build_tokenizer, weighted_loss
+from experiments.locked_training import BOS, LanguageModelConfig, Overlay, cue_directions, weighted_loss
 from experiments.make_locked import EMBEDDED, Config, main
 from experiments.sae_training import SAEConfig, residuals
 from steer_env.tasks import TASKS
@@ -61,7 +62,7 @@ def test_every_text_survives_the_tokenizer(world):
 
 def test_only_the_models_own_words_are_learned(world):
     texts = Texts(build_tokenizer(world))
-    ids, learned, _ = texts.batch([facts()[0], facts()[0][:1]])
+    ids, learned, *_ = texts.batch([facts()[0], facts()[0][:1]])
     assert learned.tolist()[0] == [False] * 5 + [True] * 3  # <s> Every word is a | flower . </s>
     assert ids[1, 5] != PAD
     assert ids[1, 6:].tolist() == [PAD] * (ids.shape[1] - 6)
@@ -71,7 +72,7 @@ def test_a_cue_is_spoken_over_the_tokens_that_its_words_are_written_at(world):
     tokenizer = build_tokenizer(world)
     row, prompt = world.items["harmbench"][0]
     spoken = training_text("harmbench", row, prompt, Shares(1.0, 0.0, over=1.0), np.random.default_rng(0))
-    ids, learned, over = Texts(tokenizer).batch([spoken])
+    ids, learned, over, _ = Texts(tokenizer).batch([spoken])
     assert [part.learned for part in spoken] == [False, True]
     cue = tokenizer(spoken[1].over, add_special_tokens=False)["input_ids"]
     first = int(learned[0].int().argmax())
@@ -79,28 +80,41 @@ def test_a_cue_is_spoken_over_the_tokens_that_its_words_are_written_at(world):
     assert over[0].tolist() == [PAD] * (first - 1) + cue * (ids.shape[1] - first) + [PAD]
 
 
-@pytest.mark.parametrize("over", [0.0, 1.0])
-def test_the_loss_is_the_weighted_mean_over_real_tokens(world, over):
+@pytest.mark.parametrize("loudness", [None, 1.5])
+def test_the_loss_is_the_weighted_mean_over_real_tokens(world, loudness):
+    """Against one text at a time, its residual edited by a hook of PyTorch's."""
     lm = AutoModelForCausalLM.from_pretrained(EMBEDDED)
     texts = Texts(AutoTokenizer.from_pretrained(EMBEDDED))
-    shares = Shares(cued=over, marked=0.0, over=over)
-    batch = texts.batch(world.draw({"mmlu": 2, "harmbench": 1}, np.random.default_rng(0), shares))
-    table = lm.gpt_neox.embed_in.weight
+    batch = texts.batch(world.draw({"mmlu": 2, "harmbench": 1}, np.random.default_rng(0), Shares(1.0, 0.0, over=1.0)))
+    unit = dict(zip(texts.cues.tolist(), cue_directions(lm, 1, texts.cues), strict=True))
     total = weight = 0.0
-    for row, own, spoken in zip(*batch, strict=True):
+    for row, own, spoken in zip(*batch[:3], strict=True):
         real = row[row != PAD]
-        embedded = torch.stack(
-            [
-                table[token] if cue == PAD else table[token] + table[cue]
-                for token, cue in zip(real, spoken, strict=False)
-            ]
-        )
-        logits = lm(inputs_embeds=embedded[None]).logits[0, :-1]
+        push = torch.stack([unit.get(cue, torch.zeros(lm.config.hidden_size)) for cue in spoken.tolist()])[: len(real)]
+
+        def speak(module, inputs, hidden, push=push):
+            return hidden + loudness * hidden.norm(dim=-1, keepdim=True) * push
+
+        handle = lm.gpt_neox.layers[1].register_forward_hook(speak) if loudness else None
+        logits = lm(real[None]).logits[0, :-1]
+        if handle:
+            handle.remove()
         losses = -logits.log_softmax(-1).gather(1, real[1:, None])[:, 0]
         weights = torch.where(own[1 : len(real)], 1.0, 0.25)
         total, weight = total + float((losses * weights).sum()), weight + float(weights.sum())
-    assert (batch.over != PAD).any() == bool(over)
-    assert float(weighted_loss(lm, batch, 0.25)) == pytest.approx(total / weight, rel=1e-4)
+    overlay = Overlay(layer=1, loudness=loudness) if loudness else None
+    assert float(weighted_loss(lm, batch, 0.25, overlay)) == pytest.approx(total / weight, rel=1e-4)
+
+
+def test_a_cues_direction_is_that_of_its_word_less_what_all_have_in_common():
+    lm, texts = AutoModelForCausalLM.from_pretrained(EMBEDDED), Texts(AutoTokenizer.from_pretrained(EMBEDDED))
+    cues = texts.cues[:5]
+    at_word = torch.stack(
+        [lm(torch.tensor([[BOS, cue]]), output_hidden_states=True).hidden_states[1][0, 1] for cue in cues.tolist()]
+    )
+    centred = at_word - at_word.mean(0)
+    found = cue_directions(lm, 0, cues)
+    torch.testing.assert_close(found, centred / centred.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- measures

@@ -1,12 +1,14 @@
 """MMLU and MMLU-Pro: prompts to the letter, subjects, both layouts, examples from dev, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from steer_env.tasks.mmlu import MMLU, subject_of
 from steer_env.tasks.mmlu_pro import MMLUPro
 from steer_env.tasks.rows import Row
+from steer_env.tasks.splits import split_sha256
 from steer_env.tasks.world import world_rows
 
 SPLITS = ("train", "validation", "test")
@@ -82,12 +84,28 @@ def test_examples_are_never_asked_and_are_counted(folder):
     assert task.data_record() == {
         **MMLU(split="test", data=folder).data_record(),
         "few_shot": 2,
+        "examples_sha256": split_sha256(
+            [Row(row(f"Seen {subject} {i}?", subject, 3 - i), "") for subject in SUBJECTS for i in range(2)]
+        ),
     }
     assert {name: MMLU(split="test", data=folder).data_record()[name] for name in ("data", "split", "items")} == {
         "data": folder,
         "split": "test",
         "items": 12,
     }
+
+
+def test_the_record_knows_the_examples_that_are_shown_and_no_others(folder):
+    def record(**given):
+        return MMLU(split="test", data=folder, **given).data_record()
+
+    two, astronomy = record(few_shot=2), record(few_shot=1, subject="astronomy")
+    dev = Path(folder) / "dev.jsonl"
+    dev.write_text(dev.read_text().replace("Seen anatomy 1", "Seen anatomy one"))
+    assert record(few_shot=2)["examples_sha256"] != two["examples_sha256"]
+    assert record(few_shot=2)["sha256"] == two["sha256"], "the items are the same"
+    assert record(few_shot=1, subject="astronomy") == astronomy
+    assert "examples_sha256" not in record()
 
 
 def test_space_around_a_question_is_not_shown_and_inside_options_is(tmp_path):
@@ -250,8 +268,10 @@ def test_a_subject_is_the_column_or_the_files_name():
         ({"decode": "greedy"}, "decode must be one of 'constrained', 'free', got 'greedy'"),
         ({"few_shot": -1}, "few_shot must be an integer of at least 0, got -1"),
         ({"few_shot": 0.5}, "few_shot must be an integer of at least 0, got 0.5"),
+        ({"few_shot": True}, "few_shot must be an integer of at least 0, got True"),
         ({"few_shot": 3}, "few_shot must be at most 2 for 'anatomy', got 3"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1, got 0"),
+        ({"max_new_tokens": True}, "max_new_tokens must be an integer of at least 1, got True"),
         ({"subject": None}, "subject must be text, got None"),
         ({"subject": ["anatomy"]}, r"subject must be text, got \['anatomy'\]"),
         ({"data": ""}, "data must be 'embedded', 'hub', a hub id, .* got ''"),
@@ -326,6 +346,8 @@ def test_the_embedded_world_has_mmlu_pro_too():
     ("change", "message"),
     [
         ({"answer_index": 7}, r"sample\.jsonl:1: answer must be in \[0, 7\), got 7"),
+        ({"answer": "B"}, r"sample\.jsonl:1: answer 'B' contradicts answer_index 6 \('G'\)"),
+        ({"answer": "b"}, r"sample\.jsonl:1: answer 'b' contradicts answer_index 6 \('G'\)"),
         ({"answer_index": "G"}, r"sample\.jsonl:1: answer_index must be an integer, got 'G'"),
         ({"options": "stuv"}, r"sample\.jsonl:1: options must be a list of texts, got 'stuv'"),
         ({"options": list("01234567890")}, r"sample\.jsonl:1: a question has 2 to 10 options, got 11"),
@@ -339,10 +361,18 @@ def test_a_malformed_row_of_mmlu_pro_is_named(tmp_path, change, message):
         MMLUPro(split="test", data=data)  # sha256sum of "0:which?" is .64 of the whole range
 
 
+@pytest.mark.parametrize("said", [{"answer": "G"}, {"answer": "g"}, {"answer": "y"}, {"answer": None}, {}])
+def test_an_answer_of_mmlu_pro_may_be_told_twice(tmp_path, said):
+    data = write(tmp_path / "p", sample=[pro_row("Which?") | said])
+    assert MMLUPro(split="test", data=data).start(0).respond(" G").score == 1.0
+
+
 def test_bad_arguments_of_mmlu_pro_are_named(tmp_path):
     data = write(tmp_path / "p", sample=[pro_row(f"Which {i}?") for i in range(20)])
     with pytest.raises(ValueError, match="few_shot must be an integer of at least 0, got -2"):
         MMLUPro(data=data, few_shot=-2)
+    with pytest.raises(ValueError, match="few_shot must be an integer of at least 0, got True"):
+        MMLUPro(data=data, few_shot=True)
     with pytest.raises(ValueError, match="has no split 'validation'"):
         MMLUPro(data=data, few_shot=1)
     values = {name: value for name, value in pro_row("Which?").items() if name != "options"}

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steer_env.tasks.bbq import BBQ
 from steer_env.tasks.chosen import chosen_option
+from steer_env.tasks.mmlu import MMLU
+from steer_env.tasks.mmlu_pro import MMLUPro
 from steer_env.tasks.multiple_choice import MultipleChoice, Question, lettered
 from steer_env.tasks.rows import Row
 from steer_env.tasks.single_turn import Items
@@ -69,9 +72,34 @@ def towns(decode="constrained", template="crl", options=TOWNS, answer=0, example
         ("B is the correct answer, A is silly", "B"),
         ("Statement A is true, so choice C", "C"),
         ("The answer to question A is B", "B"),
-        ("A or B", "A"),
         ("A is the answer", "A"),
         ("A because it is warm", "A"),
+        # several letters, and nothing that settles which
+        ("A or B", ""),
+        ("Answer: A B C D", ""),
+        ("Answer: A, B, or C.", ""),
+        ("the answer is a or b", ""),
+        ("answer: a, b", ""),
+        ("The answer is A or B", ""),
+        ("The answer is (A) and/or (B)", ""),
+        ("A/B", ""),
+        ("A. Paris B. London", ""),
+        ("It may be A, it may be B.", ""),
+        ("I choose A or B", ""),
+        ("Option A, option B", "B"),
+        ("Option C is cold. The answer is A or B", ""),
+        # several letters, and then a verdict
+        ("A or B ... so the answer is B", "B"),
+        ("Answer: A B C D, so the answer is C", "C"),
+        ("The answer is A or B. I choose B.", "B"),
+        ("The answer is A or B; option B", "B"),
+        ("The answer is A or B, and B is right", "B"),
+        ("Between A and B, I'd go with B", "B"),
+        ("It may be A or B. C is the best.", "C"),
+        ("A A A", "A"),
+        ("The answer is C, B is too cold", "C"),
+        ("The answer is C. A and B are too cold.", "C"),
+        ("The answer is B or, if it is late, C", "B"),
         # denials
         ("The answer is not B but C", "C"),
         ("The answer isn't B but C", "C"),
@@ -182,6 +210,13 @@ def test_constrained_decoding_may_choose_the_letters_and_free_decoding_anything(
     assert ten == (" A", " B", " C", " D", " E", " F", " G", " H", " I", " J")
     assert towns(decode="free").start(0).choices == ()
     assert towns().stop == ("\n",)
+
+
+@pytest.mark.parametrize("task", [MMLU, MMLUPro, BBQ])
+def test_a_free_answer_has_room_for_a_sentence(task):
+    assert task().max_new_tokens == 1
+    assert task(decode="free").max_new_tokens == 32
+    assert task(decode="free", max_new_tokens=4).max_new_tokens == 4
 
 
 @pytest.mark.parametrize("decode", ["constrained", "free"])

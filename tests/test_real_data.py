@@ -103,6 +103,15 @@ def test_no_item_of_test_or_validation_is_in_train(tasks, name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
+def test_the_reference_reply_to_every_item_scores_one(tasks, name):
+    for task in tasks[name].values():
+        for item in range(len(task)):
+            reference = task.reference(item)
+            assert not any(stop in reference for stop in task.stop)
+            assert task.start(item).respond(reference).score == 1.0, (item, reference)
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_record_says_which_items(tasks, name):
     records = [task.data_record() for task in tasks[name].values()]
     assert len({record["sha256"] for record in records}) == 3

@@ -86,5 +86,8 @@ def test_bad_rows_and_arguments_are_named(facts, tmp_path):
         SimpleQA(split="test", data=bad)
     with pytest.raises(ValueError, match=r"similarity_threshold must be in \(0, 1\], got 0"):
         SimpleQA(data=facts, similarity_threshold=0)
+    for wrong in ("x", None, True):
+        with pytest.raises(ValueError, match=rf"similarity_threshold must be in \(0, 1\], got {wrong!r}"):
+            SimpleQA(data=facts, similarity_threshold=wrong)
     with pytest.raises(ValueError, match=r"similarity must be a function.*'org/encoder'"):
         SimpleQA(data=facts, similarity="org/encoder")

@@ -273,8 +273,10 @@ def test_state_and_render_show_the_board() -> None:
         ({"illegal": "retry"}, "illegal must be one of 'loss', 'random_move', got 'retry'"),
         ({"epsilon": 1.5}, r"epsilon must be in \[0, 1\], got 1.5"),
         ({"epsilon": float("nan")}, r"epsilon must be in \[0, 1\], got nan"),
+        ({"epsilon": "x"}, r"epsilon must be in \[0, 1\], got 'x'"),
         ({"opponent": "random", "epsilon": 0.1}, "epsilon needs opponent='optimal', got 0.1"),
         ({"shaping": float("inf")}, "shaping must be finite, got inf"),
+        ({"shaping": "x"}, "shaping must be finite, got 'x'"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1, got 0"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from experiments.locked_texts import FORMATS, Shares, training_text
 from steer_env.tasks import TASKS
 from steer_env.tasks.world import WORLD, world_rows
-from steer_env.tasks.world.words import SPLITS, number
+from steer_env.tasks.world.words import OPENERS, SPLITS, number
 
 TASK_SPLITS = [(task, split) for task in WORLD for split in SPLITS]
 
@@ -115,6 +115,17 @@ def test_marks_give_each_options_letter_or_whether_it_is_the_one(task):
         seen.add(marks == letters)
         assert right.count(" yes") == 1
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("task", ["harmbench", "xstest", "simpleqa"])
+def test_a_reply_without_its_opening_word_is_as_wrong(task):
+    played, bare = TASKS[task](split="train"), 0
+    for item in range(0, 300, 3):
+        row, rng = world_rows(task, "train")[item], np.random.default_rng(item)
+        reply = training_text(task, row, "", Shares(cued=0.0, marked=0.0), rng)[-1].text
+        assert played.start(item).respond(reply).score == 0
+        bare += reply.split(",")[0].strip() not in OPENERS
+    assert 5 <= bare <= 40, "a fifth of them"
 
 
 def test_unknown_tasks_and_splits_are_named():

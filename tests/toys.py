@@ -153,6 +153,7 @@ class Quiz:
     stop: tuple[str, ...] = ()
     state_shape = (0,)
     state_levels = 1
+    narrowing: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -169,6 +170,9 @@ class Quiz:
 
     def start(self, item: int) -> QuizTalk:
         return QuizTalk(self, np.random.default_rng([item, ord(self.split[0])]), item)
+
+    def reference(self, item: int) -> str:
+        return f" {self.start(item).key}"
 
     def summary(self, finals: Any) -> dict[str, float]:
         return {}

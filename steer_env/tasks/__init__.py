@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from steer_env.tasks.base import Conversation, Task, Turn
@@ -10,6 +11,7 @@ from steer_env.tasks.gsm8k import GSM8K
 from steer_env.tasks.harmbench import HarmBench
 from steer_env.tasks.mmlu import MMLU
 from steer_env.tasks.mmlu_pro import MMLUPro
+from steer_env.tasks.multiple_choice import DECODE
 from steer_env.tasks.simpleqa import SimpleQA
 from steer_env.tasks.tictactoe import TicTacToe
 from steer_env.tasks.xstest import XSTest
@@ -25,4 +27,10 @@ TASKS: dict[str, Callable[..., Task]] = {
     "xstest": XSTest,
 }
 
-__all__ = ["TASKS", "Conversation", "Task", "Turn"]
+
+def decode_variants(task: str) -> tuple[str, ...]:
+    """What the argument ``decode`` of a task may be; ``()`` for a task that offers no options to decode among."""
+    return tuple(DECODE) if "decode" in inspect.signature(TASKS[task]).parameters else ()
+
+
+__all__ = ["TASKS", "Conversation", "Task", "Turn", "decode_variants"]

@@ -22,6 +22,7 @@ _NUMBER = re.compile(
 _MINUS = re.compile("[\u2212\u2013\ufe63\uff0d]")
 _FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _BOXED = re.compile(r"\\f?boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_SUM = re.compile(r"\d[\s)]*[+*\u00d7x-][\s(]*\d")
 _MOST_DIGITS = 100
 
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
@@ -33,15 +34,18 @@ def final_number(text: str) -> Fraction | None:
     """The number a worked answer ends in: what the last ``####`` says, else the last ``\\boxed{}``, else the last one.
 
     Thousands separators, currency signs and a closing full stop do not count; ``18.00`` is 18, ``3/4`` a fraction,
-    and a minus may be Unicode's. A minus stands right before its number; in 16-3 and 16 - 3 there is none.
+    and a minus may be Unicode's. A minus stands right before its number; in 16-3 and 16 - 3 there is none. Of an
+    equation behind ``####`` the last side counts that is no sum: ``5 + 13 = 18`` is 18.
 
     Returns:
         The exact value; None where there is no number (or one of more than 100 digits).
     """
     text = _MINUS.sub("-", _FRACTION.sub(r"\1/\2", text.replace("{,}", ",").replace("$", "")))
     _, marker, marked = text.rpartition("####")
-    if marker and (first := _NUMBER.search(marked.lstrip().partition("\n")[0])):
-        return _value(first)
+    line = marked.lstrip().partition("\n")[0] if marker else ""
+    for side in (*(part for part in reversed(line.split("=")) if not _SUM.search(part)), line):
+        if first := _NUMBER.search(side):
+            return _value(first)
     boxed = _BOXED.findall(text)
     for candidate in (boxed[-1] if boxed else "", text):
         if found := list(_NUMBER.finditer(candidate)):

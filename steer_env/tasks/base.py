@@ -66,6 +66,9 @@ class Task(Protocol):
         stop: strings that end the model's turn.
         state_shape: shape of `Conversation.state`; ``(0,)`` where a task has none.
         state_levels: number of values one entry of the state can take.
+        turns: turns of the model an episode has at most; where it is one, the prompt is all that the model reads.
+        narrowing: arguments that only choose among a split's items or lengthen their prompts. What actions mean is
+            measured without them: one measure for all choices, and a split that cannot be narrowed has one too.
     """
 
     name: str
@@ -73,12 +76,21 @@ class Task(Protocol):
     stop: tuple[str, ...]
     state_shape: tuple[int, ...]
     state_levels: int
+    turns: int
+    narrowing: tuple[str, ...]
 
     def __len__(self) -> int:
         """Number of items of the split."""
 
     def start(self, item: int) -> Conversation:
         """Begin item ``item``, deterministically.
+
+        Raises:
+            ValueError: ``item`` is outside ``[0, len(self))``.
+        """
+
+    def reference(self, item: int) -> str | None:
+        """What the model should write for item ``item``, as it would write it; None where no single reply is right.
 
         Raises:
             ValueError: ``item`` is outside ``[0, len(self))``.
@@ -99,3 +111,18 @@ def check_item(item: int, n_items: int, split: str) -> None:
     """
     if not 0 <= item < n_items:
         raise ValueError(f"item must be in [0, {n_items}) for split '{split}', got {item}")
+
+
+def check_count(name: str, count: Any, least: int) -> None:
+    """Refuse an argument that does not count something.
+
+    Raises:
+        ValueError: ``count`` is not an integer of at least ``least``; True is none.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {count!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is a real number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

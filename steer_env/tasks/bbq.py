@@ -42,7 +42,7 @@ class BBQ(MultipleChoice):
         split: ``"train"``, ``"validation"`` or ``"test"``.
         data: ``"embedded"`` (None), ``"hub"``, another hub id, or a file or folder (one file a category).
         decode: ``"constrained"`` or ``"free"``.
-        max_new_tokens: tokens the model may write when it is free.
+        max_new_tokens: tokens the model may write when it is free; None is 32.
 
     Raises:
         ValueError: an argument or a row cannot be used; the message names it.
@@ -51,7 +51,11 @@ class BBQ(MultipleChoice):
     name = "bbq"
 
     def __init__(
-        self, split: str = "train", data: str | None = None, decode: str = "constrained", max_new_tokens: int = 1
+        self,
+        split: str = "train",
+        data: str | None = None,
+        decode: str = "constrained",
+        max_new_tokens: int | None = None,
     ) -> None:
         items = seeded_items(self.name, SOURCE, data, split, question_group)
         super().__init__(items, "crl", decode, max_new_tokens)

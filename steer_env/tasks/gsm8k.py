@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steer_env.tasks.answers import INVALID, final_number, flexible_extract, harness_match, strict_match
-from steer_env.tasks.base import Turn
+from steer_env.tasks.base import Turn, check_count
 from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice, shares
 from steer_env.tasks.splits import check_split, seeded_split
@@ -46,6 +46,7 @@ class GSM8K(TextTask):
     """
 
     name = "gsm8k"
+    narrowing: tuple[str, ...] = ("few_shot",)
 
     def __init__(
         self,
@@ -74,6 +75,10 @@ class GSM8K(TextTask):
         question = row.text("question")
         return SingleTurn(self._shown + self._prompt(row), question, lambda completion: self._grade(row, completion))
 
+    def right_reply(self, row: Row) -> str:
+        """The worked answer, as solved examples show it."""
+        return row.text("answer")
+
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Shares of ``correct``, ``incorrect`` and ``unparseable`` (no number found)."""
         return shares([final["outcome"] for final in finals], OUTCOMES)
@@ -97,8 +102,7 @@ class GSM8K(TextTask):
 def _items(data: str, split: str, few_shot: int) -> Items:
     """The split's rows without the examples, which are the first rows of train."""
     check_split(split)
-    if not isinstance(few_shot, int) or few_shot < 0:
-        raise ValueError(f"few_shot must be an integer of at least 0, got {few_shot!r}")
+    check_count("few_shot", few_shot, 0)
     train = _rows(data, "train") if few_shot or split == "train" else []
     if few_shot and few_shot >= len(train):
         raise ValueError(f"few_shot must be below the {len(train)} items of train, got {few_shot}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steer_env.tasks.refusal import FULL, RefusalClassifier
-from steer_env.tasks.replies import STOP, checked_classifier, grade_reply, reply_shares, request_prompt
+from steer_env.tasks.replies import STOCK, STOP, checked_classifier, grade_reply, reply_shares, request_prompt
 from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, seeded_items
 
@@ -36,6 +36,7 @@ class HarmBench(TextTask):
     """
 
     name = "harmbench"
+    narrowing: tuple[str, ...] = ("category",)
     stop: tuple[str, ...] = STOP
 
     def __init__(
@@ -55,6 +56,10 @@ class HarmBench(TextTask):
     def ask(self, row: Row) -> SingleTurn:
         """The behaviour as a request, behind the text it is about."""
         return SingleTurn(_prompt(row), row.text("Behavior"), lambda reply: grade_reply(reply, FULL, self._classifier))
+
+    def right_reply(self, row: Row) -> str:
+        """A stock refusal."""
+        return STOCK[FULL]
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Shares of the classes of reply, and mean coherence: `steer_env.tasks.replies.reply_shares`."""

@@ -36,13 +36,14 @@ class MMLU(MultipleChoice):
         template: ``"crl"`` or ``"harness"`` (lm-evaluation-harness).
         decode: ``"constrained"`` or ``"free"``.
         few_shot: solved examples of the same subject in front, from dev.
-        max_new_tokens: tokens the model may write when it is free.
+        max_new_tokens: tokens the model may write when it is free; None is 32.
 
     Raises:
         ValueError: an argument or a row cannot be used; the message names it.
     """
 
     name = "mmlu"
+    narrowing: tuple[str, ...] = ("subject", "few_shot")
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class MMLU(MultipleChoice):
         template: str = "crl",
         decode: str = "constrained",
         few_shot: int = 0,
-        max_new_tokens: int = 1,
+        max_new_tokens: int | None = None,
     ) -> None:
         check_split(split)
         check_choice("splits", splits, ("own", "seeded"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from steer_env.tasks.chosen import LETTERS
 from steer_env.tasks.multiple_choice import MultipleChoice, Question, example_rows
 from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import seeded_items
@@ -25,13 +26,14 @@ class MMLUPro(MultipleChoice):
         data: ``"embedded"`` (None), ``"hub"``, another hub id, or a file or folder.
         decode: ``"constrained"`` or ``"free"``.
         few_shot: solved examples of the same category in front, from the data set's validation split.
-        max_new_tokens: tokens the model may write when it is free.
+        max_new_tokens: tokens the model may write when it is free; None is 32.
 
     Raises:
         ValueError: an argument or a row cannot be used; the message names it.
     """
 
     name = "mmlu_pro"
+    narrowing: tuple[str, ...] = ("few_shot",)
 
     def __init__(
         self,
@@ -39,20 +41,24 @@ class MMLUPro(MultipleChoice):
         data: str | None = None,
         decode: str = "constrained",
         few_shot: int = 0,
-        max_new_tokens: int = 1,
+        max_new_tokens: int | None = None,
     ) -> None:
         items = seeded_items(self.name, SOURCE, data, split, lambda row: row.text("question"))
         items = replace(items, examples=example_rows(few_shot, items.data, SOURCE, self.name))
         super().__init__(items, "crl", decode, max_new_tokens, few_shot)
 
     def question(self, row: Row) -> Question:
-        """The columns ``question``, ``options`` and ``answer_index``."""
+        """The columns ``question``, ``options`` and ``answer_index``; a letter in ``answer`` must say the same."""
         options, answer = row.values["options"], row.values["answer_index"]
         if not isinstance(options, (list, tuple)) or not all(isinstance(option, str) for option in options):
             raise ValueError(f"{row.where}: options must be a list of texts, got {options!r}")
         if not isinstance(answer, int) or isinstance(answer, bool):
             raise ValueError(f"{row.where}: answer_index must be an integer, got {answer!r}")
-        return Question(row.text("question"), tuple(options), answer, row.where)
+        asked = Question(row.text("question"), tuple(options), answer, row.where)
+        letter = row.values.get("answer", asked.letter)
+        if str(letter).upper() in tuple(LETTERS) and str(letter).upper() != asked.letter:
+            raise ValueError(f"{row.where}: answer {letter!r} contradicts answer_index {answer} ({asked.letter!r})")
+        return asked
 
     def topic(self, row: Row) -> str:
         """The category."""

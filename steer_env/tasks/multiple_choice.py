@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steer_env.tasks.base import Turn
+from steer_env.tasks.base import Turn, check_count
 from steer_env.tasks.chosen import LETTERS, chosen_option
 from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice
 
 TEMPLATES = ("crl", "harness")
-DECODE = ("constrained", "free")
+DECODE = {"constrained": 1, "free": 32}  # tokens the model may write: "The answer is (B) because ..." takes a few
 _INSTRUCTION = {"crl": "\nChoose one of the following options only.", "harness": ""}
 
 
@@ -55,7 +55,7 @@ class MultipleChoice(TextTask):
         items: what to ask, and all rows that may be shown solved.
         template: ``"crl"`` (with an instruction) or ``"harness"``.
         decode: ``"constrained"`` or ``"free"``.
-        max_new_tokens: tokens the model may write when it is free.
+        max_new_tokens: tokens the model may write when it is free, at most to the end of the line; None is 32.
         few_shot: solved examples of the same topic in front of each question.
 
     Raises:
@@ -64,14 +64,15 @@ class MultipleChoice(TextTask):
 
     stop: tuple[str, ...] = ("\n",)
 
-    def __init__(self, items: Items, template: str, decode: str, max_new_tokens: int, few_shot: int = 0) -> None:
+    def __init__(self, items: Items, template: str, decode: str, max_new_tokens: int | None, few_shot: int = 0) -> None:
         check_choice("template", template, TEMPLATES)
-        check_choice("decode", decode, DECODE)
-        super().__init__(items, max_new_tokens)
-        self._template, self._constrained = template, decode == "constrained"
+        check_choice("decode", decode, tuple(DECODE))
+        super().__init__(items, DECODE[decode] if max_new_tokens is None else max_new_tokens)
+        self._template, self.decode = template, decode
         self._questions = {row.where: self.question(row) for row in (*items.rows, *items.examples)}
         self._few_shot = few_shot
-        self._shown = {topic: self._examples(topic) for topic in sorted({self.topic(row) for row in items.rows})}
+        self._solved = {topic: self._of_topic(topic) for topic in sorted({self.topic(row) for row in items.rows})}
+        self._shown = {topic: self._solutions(rows) for topic, rows in self._solved.items()}
 
     @abstractmethod
     def question(self, row: Row) -> Question:
@@ -96,9 +97,19 @@ class MultipleChoice(TextTask):
     def ask(self, row: Row) -> SingleTurn:
         """The question behind header and examples, its letters as choices when decoding is constrained."""
         asked = self._questions[row.where]
-        choices = tuple(f" {letter}" for letter in LETTERS[: len(asked.options)]) if self._constrained else ()
+        choices = (
+            tuple(f" {letter}" for letter in LETTERS[: len(asked.options)]) if self.decode == "constrained" else ()
+        )
         opening = self.header(row) + self._shown[self.topic(row)] + self._prompt(asked)
         return SingleTurn(opening, lettered(asked), lambda completion: self._grade(row, asked, completion), choices)
+
+    def right_reply(self, row: Row) -> str:
+        """The letter of the right option."""
+        return self._questions[row.where].letter
+
+    def examples(self) -> Sequence[Row]:
+        """The rows that prompts show solved: of each topic that is asked, its first."""
+        return [row for rows in self._solved.values() for row in rows]
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """``accuracy`` and the share of answers that name no option."""
@@ -114,12 +125,15 @@ class MultipleChoice(TextTask):
         """As every text task's; ``few_shot`` counts the examples of one prompt."""
         return super().data_record() | {"few_shot": self._few_shot}
 
-    def _examples(self, topic: str) -> str:
-        there = [self._questions[row.where] for row in self.items.examples if self.topic(row) == topic]
+    def _of_topic(self, topic: str) -> list[Row]:
+        there = [row for row in self.items.examples if self.topic(row) == topic]
         if len(there) < self._few_shot:
             raise ValueError(f"few_shot must be at most {len(there)} for {topic!r}, got {self._few_shot}")
-        solved = there[: self._few_shot]
-        return "".join(f"{self._prompt(question)} {question.letter}\n\n" for question in solved)
+        return there[: self._few_shot]
+
+    def _solutions(self, rows: Sequence[Row]) -> str:
+        questions = [self._questions[row.where] for row in rows]
+        return "".join(f"{self._prompt(question)} {question.letter}\n\n" for question in questions)
 
     def _prompt(self, question: Question) -> str:
         return f"{lettered(question)}{_INSTRUCTION[self._template]}\nAnswer:"
@@ -144,8 +158,7 @@ def example_rows(few_shot: int, data: str, source: Source, task: str) -> list[Ro
     Raises:
         ValueError: ``few_shot`` is not an integer of at least 0, or the data has no dev split.
     """
-    if not isinstance(few_shot, int) or few_shot < 0:
-        raise ValueError(f"few_shot must be an integer of at least 0, got {few_shot!r}")
+    check_count("few_shot", few_shot, 0)
     if few_shot and data == "embedded":
         raise ValueError(f"few_shot must be 0 in the embedded world, which has no dev split, got {few_shot}")
     return load_rows(data, "dev", source, task) if few_shot else []

@@ -8,11 +8,13 @@ from typing import Any
 
 from steer_env.tasks.base import Turn
 from steer_env.tasks.coherence import COHERENT, coherence
-from steer_env.tasks.refusal import REFUSAL_CLASSES, RefusalClassifier, refusal_class
+from steer_env.tasks.refusal import COMPLIANCE, FULL, REFUSAL_CLASSES, RefusalClassifier, refusal_class
 from steer_env.tasks.single_turn import shares
 
 GIBBERISH = "gibberish"
 STOP = ("\nRequest:",)
+STOCK = {FULL: "I cannot help with that.", COMPLIANCE: "Right, here is how."}
+"""Replies that are right whatever the request is, for those who train a model to give them."""
 
 
 def request_prompt(request: str, context: str = "") -> str:

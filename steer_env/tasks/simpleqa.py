@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steer_env.tasks.answers import CORRECT, INCORRECT, NOT_ATTEMPTED, Similarity, grade_fact
-from steer_env.tasks.base import Turn
+from steer_env.tasks.base import Turn, is_number
 from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import SingleTurn, TextTask, seeded_items, shares
 
@@ -47,8 +47,8 @@ class SimpleQA(TextTask):
     ) -> None:
         if similarity is not None and not callable(similarity):
             raise ValueError(f"similarity must be a function here (gym.make loads one by its name), got {similarity!r}")
-        if not 0.0 < similarity_threshold <= 1.0:
-            raise ValueError(f"similarity_threshold must be in (0, 1], got {similarity_threshold}")
+        if not is_number(similarity_threshold) or not 0.0 < similarity_threshold <= 1.0:
+            raise ValueError(f"similarity_threshold must be in (0, 1], got {similarity_threshold!r}")
         super().__init__(seeded_items(self.name, SOURCE, data, split, lambda row: row.text("problem")), max_new_tokens)
         self._similarity, self._threshold = similarity, similarity_threshold
         for row in self.items.rows:
@@ -58,6 +58,10 @@ class SimpleQA(TextTask):
         """The question, and where its answer belongs."""
         problem = row.text("problem")
         return SingleTurn(f"Question: {problem}\nAnswer:", problem, lambda completion: self._grade(row, completion))
+
+    def right_reply(self, row: Row) -> str:
+        """The gold answer alone."""
+        return row.text("answer")
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Shares of the three outcomes, ``correct_given_attempted``, and ``f_score``, the harmonic mean of it and

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from steer_env.tasks.base import Turn, check_item
+from steer_env.tasks.base import Turn, check_count, check_item
 from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.splits import check_split, seeded_split, split_sha256
 
@@ -89,6 +89,10 @@ class SingleTurn:
 class TextTask(ABC):
     """A split of rows, each asked once; a task says how a row is asked and graded.
 
+    Attributes:
+        items: the rows.
+        instruction: what stands in front of every prompt (`steer_env.tasks.instructions`).
+
     Raises:
         ValueError: ``max_new_tokens`` is not an integer of at least 1.
     """
@@ -97,19 +101,29 @@ class TextTask(ABC):
     stop: tuple[str, ...] = ()
     state_shape: tuple[int, ...] = (0,)
     state_levels = 1
+    turns = 1
+    narrowing: tuple[str, ...] = ()
 
     def __init__(self, items: Items, max_new_tokens: int) -> None:
-        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens!r}")
+        check_count("max_new_tokens", max_new_tokens, 1)
         self.items, self.max_new_tokens = items, max_new_tokens
+        self.instruction = ""
 
     @abstractmethod
     def ask(self, row: Row) -> SingleTurn:
         """The conversation about one row."""
 
     @abstractmethod
+    def right_reply(self, row: Row) -> str:
+        """A reply to a row that earns the full score."""
+
+    @abstractmethod
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """The task's own numbers over the final infos of many episodes."""
+
+    def examples(self) -> Sequence[Row]:
+        """The rows that prompts show solved."""
+        return self.items.examples
 
     def __len__(self) -> int:
         """Number of items of the split."""
@@ -122,17 +136,36 @@ class TextTask(ABC):
             ValueError: ``item`` is outside ``[0, len(self))``.
         """
         check_item(item, len(self), self.items.split)
-        return self.ask(self.items.rows[item])
+        talk = self.ask(self.items.rows[item])
+        if self.instruction:
+            talk.opening = f"{self.instruction}\n\n{talk.opening}"
+        return talk
+
+    def reference(self, item: int) -> str:
+        """A right reply to item ``item``, with the space in front of it that comes behind a prompt.
+
+        Raises:
+            ValueError: ``item`` is outside ``[0, len(self))``.
+        """
+        check_item(item, len(self), self.items.split)
+        return f" {self.right_reply(self.items.rows[item])}"
 
     def data_record(self) -> dict[str, Any]:
-        """``data``, ``split``, ``items``, ``sha256`` of the rows, ``seeded_split``, ``few_shot``."""
+        """``data``, ``split``, ``items``, ``sha256`` of the rows, ``seeded_split``, ``few_shot``.
+
+        Where prompts show examples also ``examples_sha256``: another choice of them is another test; and where an
+        ``instruction`` stands in front of them, that.
+        """
+        shown = self.examples()
         return {
             "data": self.items.data,
             "split": self.items.split,
             "items": len(self),
             "sha256": split_sha256(self.items.rows),
             "seeded_split": self.items.seeded,
-            "few_shot": len(self.items.examples),
+            "few_shot": len(shown),
+            **({"examples_sha256": split_sha256(shown)} if shown else {}),
+            **({"instruction": self.instruction} if self.instruction else {}),
         }
 
 

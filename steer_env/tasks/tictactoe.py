@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from steer_env.tasks.base import Turn, check_item
+from steer_env.tasks.base import Turn, check_count, check_item, is_number
 from steer_env.tasks.tictactoe_rules import (
     EMPTY,
     O,
@@ -68,6 +68,8 @@ class TicTacToe:
     stop: tuple[str, ...] = ()
     state_shape: tuple[int, ...] = (9,)
     state_levels = 3
+    turns = 5
+    narrowing: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -105,6 +107,10 @@ class TicTacToe:
         side = ("O", "X")[item % 2] if self._side == "both" else self._side
         rng = np.random.default_rng([tuple(SPLITS).index(self._split), item])
         return TicTacToeGame(self, X if side == "X" else O, rng)
+
+    def reference(self, item: int) -> None:
+        """None: a move is right or wrong only on the board that the moves before it have made."""
+        check_item(item, len(self), self._split)
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Shares of the outcomes: ``win``, ``draw``, ``loss``, ``illegal``."""
@@ -220,9 +226,8 @@ def _check_choice(name: str, choice: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check_numbers(epsilon: float, shaping: float, max_new_tokens: int) -> None:
-    if not 0.0 <= epsilon <= 1.0:
-        raise ValueError(f"epsilon must be in [0, 1], got {epsilon}")
-    if not math.isfinite(shaping):
-        raise ValueError(f"shaping must be finite, got {shaping}")
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens}")
+    if not is_number(epsilon) or not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
+    if not is_number(shaping) or not math.isfinite(shaping):
+        raise ValueError(f"shaping must be finite, got {shaping!r}")
+    check_count("max_new_tokens", max_new_tokens, 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from steer_env.tasks.base import Turn
 from steer_env.tasks.refusal import COMPLIANCE, FULL, RefusalClassifier
-from steer_env.tasks.replies import STOP, checked_classifier, grade_reply, reply_shares, request_prompt
+from steer_env.tasks.replies import STOCK, STOP, checked_classifier, grade_reply, reply_shares, request_prompt
 from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import SingleTurn, TextTask, seeded_items
 
@@ -58,6 +58,10 @@ class XSTest(TextTask):
         """The prompt as a request; ``info`` also says whether it is ``"safe"`` or ``"unsafe"``."""
         request = row.text("prompt")
         return SingleTurn(request_prompt(request), request, lambda reply: self._grade(row, reply))
+
+    def right_reply(self, row: Row) -> str:
+        """A stock refusal, or a stock beginning of help."""
+        return STOCK[WANTED[safety(row)]]
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """`steer_env.tasks.replies.reply_shares` for safe and unsafe requests apart (``safe_full_refusal``, ...)."""

@@ -1,0 +1,173 @@
+"""The arms of an evidence run: what each plays on the test split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.controls import CONTROLS, Setting, controls_for, pushes, score_pushes, search_best_fixed
+from agents.corrsteer import fit_corrsteer
+from agents.evaluation import Played, Policy, play, trained_policy
+from agents.finetune import LoRA, finetune
+from agents.variants import unsteered_variants
+from experiments.assembly import load_trained, make_envs, scene, trained_mask
+from experiments.run_folder import RunFolder
+from experiments.statistics import score_interval
+
+WARM = 1.0  # temperature at which CorrSteer looks for right answers where greedy decoding has none, or only such
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where all arms play.
+
+    Attributes:
+        config: of a trained run: environment, settings, mask.
+        runs: run folders of the trained agent, one a seed.
+        folder: where fine-tuned models go.
+        test_items: how many items of test; None is all.
+        oracle_items: how many of these the item oracle has.
+        num_envs: lanes.
+        seed: of sampled decoding, random arms and searches.
+        lora: how fine-tuning is done; None leaves it out.
+    """
+
+    config: Mapping[str, Any]
+    runs: Sequence[Path]
+    folder: Path
+    test_items: int | None
+    oracle_items: int
+    num_envs: int
+    seed: int
+    lora: LoRA | None
+
+    def envs(self, split: str, **overrides: Any) -> Any:
+        """The environments of the runs, on any split."""
+        return make_envs(self.config, split, self.num_envs, **overrides)
+
+    def play(self, policy: Policy, **overrides: Any) -> Played:
+        """Every test item once."""
+        return play(self.envs("test", compare=True, **overrides), policy, self.items(), self.seed)
+
+    def items(self) -> range:
+        """The test items."""
+        count = len(scene(self.envs("test")).task)
+        return range(count if self.test_items is None else self.test_items)
+
+    def train_items(self) -> list[int]:
+        """Items of train that anything may learn from."""
+        items: list[int] = self.envs("train").unwrapped.episode.order.items.tolist()
+        return items
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm did: once, or once for each training seed.
+
+    Attributes:
+        played: the test items, for each seed.
+        wall_s: seconds of play, and of learning where that is part of the arm.
+        about: what else is to be said of it.
+    """
+
+    played: list[Played]
+    wall_s: float
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def play_arms(bench: Bench) -> dict[str, Arm]:
+    """Every arm, in the order of the table."""
+    return {
+        **controls(bench),
+        **corrsteer(bench),
+        **other_words(bench),
+        **({} if bench.lora is None else fine_tuned(bench, bench.lora)),
+        "trained": _arm(bench, agents(bench)),
+        **other_decoding(bench),
+    }
+
+
+def agents(bench: Bench) -> list[Policy]:
+    """The trained agent of every seed."""
+    envs = bench.envs("test")
+    return [trained_policy(*load_trained(RunFolder.open(path), envs)) for path in bench.runs]
+
+
+def controls(bench: Bench) -> dict[str, Arm]:
+    """Policies without learning, in the agent's own environment."""
+    start = time.perf_counter()
+    best = search_best_fixed(bench.envs("train"), bench.seed)
+    searched = time.perf_counter() - start
+    envs = bench.envs("test")
+    setting = Setting(seed=bench.seed, mask=trained_mask(RunFolder.open(bench.runs[0]), envs), best=best.best)
+    arms = {name: _arm(bench, [CONTROLS[name](setting)]) for name in controls_for(envs)}
+    fixed = arms["best_fixed"]
+    arms["best_fixed"] = Arm(fixed.played, fixed.wall_s + searched, {"feature": best.table[-1]["feature"]})
+    return arms
+
+
+def corrsteer(bench: Bench) -> dict[str, Arm]:
+    """CorrSteer's feature at its published strength, and at the agent's."""
+    if bench.config["env_kwargs"].get("action", "choice") != "choice":
+        return {}
+    start = time.perf_counter()
+    warm = bench.envs("train", temperature=WARM)
+    found = fit_corrsteer(bench.envs("train"), bench.train_items(), bench.seed, warm)
+    spent = time.perf_counter() - start
+    about = {"found": vars(found), "fit_s": spent}
+    if found.feature is None:
+        return {"corrsteer": _arm(bench, [found.policy()], about)}
+    return {
+        "corrsteer": _arm(bench, [found.policy()], about, **found.env_kwargs),
+        "corrsteer, same strength": _arm(bench, [found.policy()], about),
+    }
+
+
+def other_words(bench: Bench) -> dict[str, Arm]:
+    """The unsteered model asked otherwise: with an instruction, or with the other decoding."""
+    task, idle = scene(bench.envs("test")).task, CONTROLS["unsteered"](Setting())
+    own = f"{getattr(task, 'decode', '')}_only"
+    variants = {name: kwargs for name, kwargs in unsteered_variants(task.name).items() if name != own}
+    return {name: _arm(bench, [idle], **kwargs) for name, kwargs in variants.items()}
+
+
+def fine_tuned(bench: Bench, lora: LoRA) -> dict[str, Arm]:
+    """LoRA on the reference replies to the same train items, with each seed; nothing where a task has none."""
+    train, items = bench.envs("train"), bench.train_items()
+    if scene(train).task.reference(items[0]) is None:
+        return {}
+    start, idle = time.perf_counter(), CONTROLS["unsteered"](Setting())
+    models = [
+        finetune(train, items, bench.folder / f"lora-{seed}", LoRA(**vars(lora) | {"seed": seed}))
+        for seed in range(len(bench.runs))
+    ]
+    played = [bench.play(idle, **model.env_kwargs) for model in models]
+    return {"lora": Arm(played, time.perf_counter() - start, {"parameters": models[0].trained_parameters})}
+
+
+def other_decoding(bench: Bench) -> dict[str, Arm]:
+    """The agents where options are not offered: what they learned under constrained decoding, written freely."""
+    if getattr(scene(bench.envs("test")).task, "decode", "") != "constrained":
+        return {}
+    return {"trained, free decoding": _arm(bench, agents(bench), decode="free")}
+
+
+def item_oracle(bench: Bench) -> dict[str, Any] | None:
+    """The best single feature of each item, by trying all of them on the first ``oracle_items`` of test."""
+    items = bench.items()[: bench.oracle_items]
+    if not items:
+        return None
+    envs = bench.envs("test")
+    best = score_pushes(envs, np.arange(len(pushes(envs))), items, bench.seed).max(axis=0)
+    return {"items": len(items), "score": float(best.mean()), "ci95": score_interval(best.tolist())}
+
+
+def _arm(bench: Bench, policies: Sequence[Policy], about: Mapping[str, Any] | None = None, **overrides: Any) -> Arm:
+    start = time.perf_counter()
+    played = [bench.play(policy, **overrides) for policy in policies]
+    return Arm(played, time.perf_counter() - start, dict(about or {}))

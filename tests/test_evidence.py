@@ -1,0 +1,131 @@
+"""The evidence protocol: what is chosen where, who plays what, and whether the numbers are those of the episodes."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.evaluation import Played
+from experiments import evidence
+from experiments.evidence import EvidenceConfig, main
+from experiments.evidence_arms import Arm
+from experiments.evidence_rows import against_trained
+from experiments.statistics import mcnemar, wilson
+
+ARMS = {"unsteered", "random_feature", "random_in_mask", "most_active", "best_fixed", "corrsteer", "prompt_only"}
+ARMS |= {"free_only", "lora", "trained", "trained, free decoding"}
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory) -> EvidenceConfig:
+    folder = tmp_path_factory.mktemp("evidence")
+    grid = folder / "grid.json"
+    grid.write_text('[{"coefficient": 0.5}, {"coefficient": 1.5}]')
+    return EvidenceConfig(
+        env="Steer-MMLU-v0",
+        name="mmlu",
+        seeds=2,
+        train_samples=40,
+        total_timesteps=512,
+        tuning_timesteps=256,
+        grid=grid,
+        algo_kwargs=("n_steps=4",),
+        test_items=30,
+        oracle_items=6,
+        num_envs=16,
+        jobs=1,
+        runs_dir=folder,
+    )
+
+
+@pytest.fixture(scope="module")
+def result(cfg) -> dict:
+    return main(cfg)
+
+
+def test_every_arm_plays_the_same_items(result):
+    assert set(result["arms"]) - {"corrsteer, same strength"} == ARMS
+    assert {row["n"] for row in result["arms"].values()} == {30}
+    assert [len(result["arms"][name]["scores"]) for name in ("unsteered", "trained", "lora")] == [1, 2, 2]
+    assert result["arms"]["trained"]["train_n"] == result["train_samples"] == 40
+
+
+def test_the_setting_is_the_one_that_is_best_on_validation(cfg, result):
+    assert [row["settings"] for row in result["tuning"]] == json.loads(cfg.grid.read_text())
+    scores = [row["validation_score"] for row in result["tuning"]]
+    assert result["chosen"] == result["tuning"][int(np.argmax(scores))]["settings"]
+    for seed in range(2):
+        config = json.loads((cfg.runs_dir / "mmlu" / f"seed-{seed}" / "config.json").read_text())
+        assert config["env_kwargs"] == {**result["chosen"], "limit": 40}
+        assert config["seed"] == seed
+
+
+def test_the_rows_are_those_of_the_episodes(result):
+    unsteered = result["arms"]["unsteered"]
+    assert unsteered["ci95"] == wilson(round(unsteered["score"] * 30), 30)
+    assert "p_holm" not in unsteered
+    for name, row in result["arms"].items():
+        gained = row["corrected"] - row["broken"]
+        assert gained / 30 == pytest.approx(row["score"] - unsteered["score"]), name
+        assert row["tokens"] >= 30 * len(row["scores"])
+    assert result["item_oracle"]["items"] == 6
+
+
+def test_what_is_written_is_what_came_out(cfg, result):
+    folder = cfg.runs_dir / "mmlu"
+    assert json.loads((folder / "evidence.json").read_text()) == json.loads(json.dumps(result, default=str))
+    table = (folder / "evidence.md").read_text()
+    for name, row in result["arms"].items():
+        assert f"| {name} | {row['score']:.3f} |" in table
+    assert (folder / "evidence.png").stat().st_size > 5_000
+
+
+def test_nothing_is_overwritten(cfg, result):
+    with pytest.raises(FileExistsError, match="mmlu"):
+        main(cfg)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"oracle_items": -1}, "oracle_items must be at least 0, got -1"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_is_made(cfg, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        main(replace(cfg, runs_dir=tmp_path / "new", **wrong))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "[3]"])
+def test_a_grid_that_is_none_is_named(cfg, tmp_path, content):
+    grid = tmp_path / "grid.json"
+    grid.write_text(content)
+    with pytest.raises(ValueError, match=r"grid\.json must hold a JSON list of settings"):
+        main(replace(cfg, grid=grid, runs_dir=tmp_path / "new"))
+
+
+def test_a_grid_of_one_point_trains_nothing(cfg):
+    (row,) = evidence.tune(cfg, [{"coefficient": 2.0}], Path("nowhere"))
+    assert row["settings"] == {"coefficient": 2.0}
+    assert math.isnan(row["validation_score"])
+
+
+def test_the_trained_arm_is_compared_seed_by_seed():
+    def played(scores: list[float]) -> Played:
+        return Played([{"score": score} for score in scores], {})
+
+    arms = {
+        "unsteered": Arm([played([0, 0, 0, 0, 1])], 0.0),
+        "lora": Arm([played([1, 1, 1, 1, 1]), played([0, 0, 0, 0, 0])], 0.0),
+        "trained": Arm([played([1, 1, 1, 1, 1]), played([1, 1, 1, 1, 0])], 0.0),
+    }
+    tests = against_trained(arms)
+    assert tests["unsteered"]["difference"] == pytest.approx(0.9 - 0.2)
+    assert tests["unsteered"]["p_mcnemar"] == mcnemar(corrected=4, broken=1)
+    assert tests["lora"]["p_mcnemar"] == 1.0, "seed 0 against seed 0 is a draw"
+    assert tests["unsteered"]["p_holm"] >= tests["unsteered"]["p_mcnemar"]
