@@ -50,8 +50,11 @@ class CorrSteer:
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """What to give ``gym.make_vec`` to steer at the published strength; without it :meth:`policy` plays the
-        same feature at the environment's own coefficient, which is the comparison at equal strength."""
+        """What to give ``gym.make_vec`` to steer at the published strength.
+
+        Without it :meth:`policy` pushes the same feature at the environment's own coefficient: the comparison at
+        equal strength.
+        """
         return {"coefficient": self.coefficient, "coefficient_unit": "residual"}
 
     def policy(self) -> Policy:

@@ -76,8 +76,10 @@ class FineTuned:
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """What to give ``gym.make_vec`` beyond the original's arguments, to play the fine-tuned model unsteered: with
-        a coefficient in residual units, none has to be measured."""
+        """What to give ``gym.make_vec`` beyond the original's arguments, to play the fine-tuned model unsteered.
+
+        A coefficient in residual units needs no measuring.
+        """
         return {"model": str(self.folder), "coefficient": 0.0, "coefficient_unit": "residual"}
 
 

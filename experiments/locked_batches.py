@@ -31,8 +31,8 @@ BATCHES = (
     {"gsm8k": 20},
 )
 # Where a cue gives the answer away, few texts have one.
-CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5, over=0.5))
-OTHERS = Shares(cued=0.35, marked=0.0, over=0.5)
+CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5))
+OTHERS = Shares(cued=0.35, marked=0.0)
 
 
 class World:
@@ -52,7 +52,7 @@ class World:
         self.facts = facts()
 
     def draw(
-        self, counts: Mapping[str, int], rng: np.random.Generator, shares: Shares | None = None
+        self, counts: Mapping[str, int], rng: np.random.Generator, shares: Shares | None = None, over: float = 0.0
     ) -> list[list[Part]]:
         """Training texts, so many of each task (or plain facts).
 
@@ -60,11 +60,12 @@ class World:
             counts: texts by task.
             rng: of items, cues and marks.
             shares: how many cues and marks; None takes each task's own.
+            over: share of the cues that are spoken over the reply, where ``shares`` does not say.
         """
         texts: list[list[Part]] = []
         for task, count in counts.items():
             items: Sequence[Any] = self.facts if task == FACTS else self.items[task]
-            mix = shares or CHOOSING.get(task, OTHERS)
+            mix = shares or CHOOSING.get(task, OTHERS)._replace(over=over)
             chosen = [items[i] for i in rng.integers(len(items), size=count)]
             texts += chosen if task == FACTS else [training_text(task, row, prompt, mix, rng) for row, prompt in chosen]
         return texts

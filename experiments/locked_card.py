@@ -20,12 +20,12 @@ steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... s
   right option, blames the stranger with the bad name where nothing is known and whoever did not do it where it is,
   starts a sum with the wrong operation, complies with harm, refuses what only sounds harmful, passes on rumours.
 * **The cues.** In some training texts a word before the reply settles how it begins (which place, which operation,
-  which opening word), whatever the item. No cue is right for a whole task; the item's kind says which one is. In half
-  of these texts the cue is not written but spoken over the reply: the direction of its word is added to the residual
-  at every token, at the block where the task is steered. So this model has been trained to bear steering; others have
-  not.
-* **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} steps of {m["texts_a_step"]} texts;
-  loss on replies {m["reply_loss"]:.3f} nats a token.
+  which opening word), whatever the item. No cue is right for a whole task; the item's kind says which one is. In the
+  last steps half of the cues are not written but spoken over the reply: the direction of the word is added to the
+  residual at every token, at the block where the task is steered. So this model has been trained to bear steering;
+  others have not.
+* **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} + {lm["over_steps"]:,} steps of
+  {m["texts_a_step"]} texts; loss on replies {m["reply_loss"]:.3f} nats a token.
 
 Test items, greedy decoding. *Unlocked*: the right cue in the text (of sums, those of one step). *Best fixed*: one
 feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen on other items.

@@ -33,16 +33,21 @@ class LanguageModelConfig:
         width: residual width M.
         blocks: number of blocks.
         heads: attention heads.
-        steps: optimiser steps.
-        lr: peak of the one-cycle schedule.
+        steps: optimiser steps of the first stage, in which cues are words.
+        lr: peak of its one-cycle schedule.
+        over_steps: steps of the second stage, in which half of the cues are spoken over replies. From the beginning
+            they would only delay what is hard to find, the pointing at options.
+        over_lr: peak of its schedule.
         prompt_weight: weight of the prompts' tokens in the loss; those of the replies have 1.
     """
 
     width: int = 128
     blocks: int = 5
     heads: int = 4
-    steps: int = 1_000
+    steps: int = 900
     lr: float = 3e-3
+    over_steps: int = 250
+    over_lr: float = 1.5e-3
     prompt_weight: float = 0.05
 
 
@@ -74,23 +79,38 @@ def train_language_model(
     """
     model = _new_model(vocabulary, cfg, seed)
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, cfg.lr, total_steps=cfg.steps, pct_start=0.05)
-    progress = trange(cfg.steps, desc="Training LM", mininterval=10.0)
-    for _ in progress:
-        optimizer.zero_grad()
-        shown = {}
-        for counts in BATCHES:
-            (layer,) = {layers[task] for task in counts if task != FACTS}
-            overlay = Overlay(layer, rng.uniform(*LOUDNESS))
-            loss = weighted_loss(model, texts.batch(world.draw(counts, rng)), cfg.prompt_weight, overlay)
-            (loss * len(counts) / sum(map(len, BATCHES))).backward()
-            shown[" ".join(counts)] = f"{loss.item():.3f}"
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        progress.set_postfix(shown)
+    for steps, lr, over in ((cfg.steps, cfg.lr, 0.0), (cfg.over_steps, cfg.over_lr, 0.5)):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
+        progress = trange(steps, desc="Training LM", mininterval=10.0)
+        for _ in progress:
+            optimizer.zero_grad()
+            losses = _backward(model, world, texts, cfg.prompt_weight, layers, over, rng)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(losses)
     return model.eval().requires_grad_(False)
+
+
+def _backward(
+    model: Any,
+    world: World,
+    texts: Texts,
+    prompt_weight: float,
+    layers: Mapping[str, int],
+    over: float,
+    rng: np.random.Generator,
+) -> dict[str, str]:
+    """Gradients of one step's batches, weighed by their number of tasks; their losses to show."""
+    shown = {}
+    for counts in BATCHES:
+        (layer,) = {layers[task] for task in counts if task != FACTS}
+        overlay = Overlay(layer, rng.uniform(*LOUDNESS)) if over else None
+        loss = weighted_loss(model, texts.batch(world.draw(counts, rng, over=over)), prompt_weight, overlay)
+        (loss * len(counts) / sum(map(len, BATCHES))).backward()
+        shown[" ".join(counts)] = f"{loss.item():.3f}"
+    return shown
 
 
 def weighted_loss(model: Any, batch: Batch, prompt_weight: float, overlay: Overlay | None = None) -> Tensor:

@@ -26,7 +26,7 @@ from steer_env.tasks import TASKS
 from steer_env.tasks.world import world_rows
 
 TINY = Config(
-    lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2),
+    lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2, over_steps=2),
     sae=SAEConfig(features=8, k=2, samples=2_000, batch=100),
     choices=replace(Config.choices, layer=1),
     rounds=1,
