@@ -30,10 +30,10 @@ def print_result(result: dict[str, Any], path: Path) -> None:
 
 def _summaries(arms: dict[str, dict[str, Any]]) -> Table:
     """The task's own numbers, a row each and a column an arm: tasks have more numbers than there are arms."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True, min_width=max(map(len, next(iter(arms.values()))["summary"]), default=0))
     for name in arms:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace("_", " "), justify="right", min_width=5)
     for number in next(iter(arms.values()))["summary"]:
         table.add_row(number, *(f"{arm['summary'][number]:.3f}" for arm in arms.values()))
     return table

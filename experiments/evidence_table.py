@@ -47,10 +47,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes = figure.add_subplot()
         for place, (name, row) in enumerate(reversed(arms.items())):
             color = BLUE if name.startswith("trained") else GREY
-            axes.plot(row["ci95"], [place, place], color=color, linewidth=2, solid_capstyle="round")
-            axes.plot(row["score"], place, "o", color=color, markersize=7)
+            axes.plot(row["ci95"], [place, place], color=color, linewidth=2, solid_capstyle="round", clip_on=False)
+            axes.plot(row["score"], place, "o", color=color, markersize=7, clip_on=False)
             if len(row["scores"]) > 1:
-                axes.plot(row["scores"], [place] * len(row["scores"]), "|", color=INK, markersize=7)
+                axes.plot(row["scores"], [place] * len(row["scores"]), "|", color=INK, markersize=7, clip_on=False)
             axes.annotate(f"{row['score']:.2f}", (1.04, place), va="center", color=INK, annotation_clip=False)
         if result["item_oracle"]:
             axes.axvline(result["item_oracle"]["score"], color=INK, linewidth=1, linestyle=":", label="item oracle")

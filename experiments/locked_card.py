@@ -12,7 +12,7 @@ def card_text(card: dict[str, Any]) -> str:
     lm = c["lm"]
     return f"""# {card["name"]}
 
-A {m["parameters"]:,}-parameter GPT-NeoX over the words of one small made-up world, and a TopK SAE for each of two
+A {m["parameters"]:,}-parameter GPT-NeoX over the words of one small made-up world, and a TopK SAE for each of three
 groups of tasks. The model knows words, people, sums and dangers, and hides it: a locked model, to be unlocked by
 steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... score.
 
@@ -22,7 +22,8 @@ steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... s
 * **The cues.** In some training texts a word before the reply settles how it begins (which place, which operation,
   which opening word), whatever the item. No cue is right for a whole task; the item's kind says which one is. In the
   last steps half of the cues are not written but spoken over the reply: the direction of the word is added to the
-  residual at every token, at the block where the task is steered. So this model has been trained to bear steering;
+  residual at every token, at the output of block {lm["over_layers"][0]} where replies are sentences and of block
+  {lm["over_layers"][1]} elsewhere. So this model has been trained to bear steering;
   others have not.
 * **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} + {lm["over_steps"]:,} steps of
   {m["texts_a_step"]} texts; loss on replies {m["reply_loss"]:.3f} nats a token.

@@ -6,7 +6,7 @@ meets what stood there only in the next: a cue and what it decides about come to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import trange
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from experiments.locked_batches import BATCHES, BOS, CONTEXT, EOS, FACTS, PAD, Batch, Texts, World
+from experiments.locked_batches import BATCHES, BOS, CONTEXT, EOS, PAD, Batch, Texts, World
 from experiments.locked_texts import Shares
 from experiments.sae_training import residuals
 from steer_env.anatomy import find_block
@@ -38,6 +38,7 @@ class LanguageModelConfig:
         over_steps: steps of the second stage, in which half of the cues are spoken over replies. From the beginning
             they would only delay what is hard to find, the pointing at options.
         over_lr: peak of its schedule.
+        over_layers: for each of ``BATCHES`` the block at whose output cues are spoken over the replies.
         prompt_weight: weight of the prompts' tokens in the loss; those of the replies have 1.
     """
 
@@ -48,6 +49,7 @@ class LanguageModelConfig:
     lr: float = 3e-3
     over_steps: int = 250
     over_lr: float = 1.5e-3
+    over_layers: tuple[int, ...] = (0, 3, 3, 3)
     prompt_weight: float = 0.05
 
 
@@ -64,9 +66,7 @@ class Overlay:
     loudness: float
 
 
-def train_language_model(
-    world: World, texts: Texts, vocabulary: int, cfg: LanguageModelConfig, layers: Mapping[str, int], seed: int
-) -> Any:
+def train_language_model(world: World, texts: Texts, vocabulary: int, cfg: LanguageModelConfig, seed: int) -> Any:
     """Train from scratch on next-token prediction; the model comes back in eval mode, gradients off.
 
     Args:
@@ -74,7 +74,6 @@ def train_language_model(
         texts: makes tensors of it.
         vocabulary: number of tokens.
         cfg: the model and its training.
-        layers: by task, the block at whose output cues are spoken over replies.
         seed: of weights and batches.
     """
     model = _new_model(vocabulary, cfg, seed)
@@ -85,7 +84,7 @@ def train_language_model(
         progress = trange(steps, desc="Training LM", mininterval=10.0)
         for _ in progress:
             optimizer.zero_grad()
-            losses = _backward(model, world, texts, cfg.prompt_weight, layers, over, rng)
+            losses = _backward(model, world, texts, cfg, over, rng)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -94,20 +93,13 @@ def train_language_model(
 
 
 def _backward(
-    model: Any,
-    world: World,
-    texts: Texts,
-    prompt_weight: float,
-    layers: Mapping[str, int],
-    over: float,
-    rng: np.random.Generator,
+    model: Any, world: World, texts: Texts, cfg: LanguageModelConfig, over: float, rng: np.random.Generator
 ) -> dict[str, str]:
     """Gradients of one step's batches, weighed by their number of tasks; their losses to show."""
     shown = {}
-    for counts in BATCHES:
-        (layer,) = {layers[task] for task in counts if task != FACTS}
+    for counts, layer in zip(BATCHES, cfg.over_layers, strict=True):
         overlay = Overlay(layer, rng.uniform(*LOUDNESS)) if over else None
-        loss = weighted_loss(model, texts.batch(world.draw(counts, rng, over=over)), prompt_weight, overlay)
+        loss = weighted_loss(model, texts.batch(world.draw(counts, rng, over=over)), cfg.prompt_weight, overlay)
         (loss * len(counts) / sum(map(len, BATCHES))).backward()
         shown[" ".join(counts)] = f"{loss.item():.3f}"
     return shown

@@ -53,8 +53,9 @@ class Config:
         lm: the language model.
         sae: the SAE of each group of tasks.
         choices: the tasks whose replies point at an option or take steps.
-        talk: the tasks whose replies are sentences. Whether their opening word fits is settled in the middle of the
-            model, and one direction there would do for all items; so they are steered below.
+        talk: the tasks that are about refusal. Whether the opening word fits is settled in the middle of the model,
+            and one direction there would do for all items; so they are steered below.
+        recall: the task whose reply has to be remembered, which steering below disturbs.
         rounds: of 40 texts a task, on whose residuals an SAE is trained.
         items: test items of each task, on which every single feature is tried.
         threads: torch threads; part of what makes a run repeat exactly.
@@ -66,7 +67,8 @@ class Config:
     lm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     sae: SAEConfig = field(default_factory=SAEConfig)
     choices: Group = Group(("mmlu", "mmlu_pro", "bbq", "gsm8k"), layer=3, coefficient=1.5)
-    talk: Group = Group(("harmbench", "xstest", "simpleqa"), layer=0, coefficient=1.0)
+    talk: Group = Group(("harmbench", "xstest"), layer=0, coefficient=1.0)
+    recall: Group = Group(("simpleqa",), layer=2, coefficient=1.5)
     rounds: int = 40
     items: int = 200
     threads: int = 1
@@ -75,7 +77,7 @@ class Config:
     @property
     def groups(self) -> dict[str, Group]:
         """The groups by name."""
-        return {"choices": self.choices, "talk": self.talk}
+        return {"choices": self.choices, "talk": self.talk, "recall": self.recall}
 
 
 def main(cfg: Config) -> dict[str, Any]:
@@ -93,8 +95,7 @@ def main(cfg: Config) -> dict[str, Any]:
     if cfg.reuse:
         lm = load_language_model(str(cfg.out))
     else:
-        layers = {task: group.layer for group in cfg.groups.values() for task in group.tasks}
-        lm = train_language_model(world, texts, len(tokenizer), cfg.lm, layers, cfg.seed)
+        lm = train_language_model(world, texts, len(tokenizer), cfg.lm, cfg.seed)
         lm.save_pretrained(cfg.out)
         tokenizer.save_pretrained(cfg.out)
     some = texts.batch(world.draw(dict.fromkeys(FORMATS, 32), np.random.default_rng(cfg.seed), Shares(0.0, 0.0)))
@@ -165,6 +166,8 @@ def _check(cfg: Config) -> None:
             raise ValueError(f"{name}.layer must be in [0, {cfg.lm.blocks}), got {group.layer}")
         if not np.isfinite(group.coefficient):
             raise ValueError(f"{name}.coefficient must be finite, got {group.coefficient}")
+    if not all(0 <= layer < cfg.lm.blocks for layer in cfg.lm.over_layers):
+        raise ValueError(f"lm.over_layers must be in [0, {cfg.lm.blocks}), got {cfg.lm.over_layers}")
     grouped = [task for group in cfg.groups.values() for task in group.tasks]
     if sorted(grouped) != sorted(FORMATS):
         raise ValueError(f"the groups must hold each of {list(FORMATS)} once, got {grouped}")

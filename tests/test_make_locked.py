@@ -26,7 +26,7 @@ from steer_env.tasks import TASKS
 from steer_env.tasks.world import world_rows
 
 TINY = Config(
-    lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2, over_steps=2),
+    lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2, over_steps=2, over_layers=(0, 1, 1, 1)),
     sae=SAEConfig(features=8, k=2, samples=2_000, batch=100),
     choices=replace(Config.choices, layer=1),
     rounds=1,
@@ -166,6 +166,7 @@ def test_the_script_makes_a_model_that_plays_every_task(tmp_path):
     [
         ({"choices": replace(TINY.choices, layer=3)}, r"choices.layer must be in \[0, 3\), got 3"),
         ({"talk": replace(TINY.talk, coefficient=float("nan"))}, "talk.coefficient must be finite, got nan"),
+        ({"lm": replace(TINY.lm, over_layers=(0, 3, 1, 1))}, r"lm.over_layers must be in \[0, 3\), got \(0, 3, 1, 1\)"),
         ({"talk": TINY.choices}, "the groups must hold each of .* once, got .*'mmlu', .*'mmlu'"),
     ],
 )
