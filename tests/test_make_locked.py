@@ -80,6 +80,7 @@ def test_a_cue_is_spoken_over_the_tokens_that_its_words_are_written_at(world):
     assert over[0].tolist() == [PAD] * (first - 1) + cue * (ids.shape[1] - first) + [PAD]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("loudness", [None, 1.5])
 def test_the_loss_is_the_weighted_mean_over_real_tokens(world, loudness):
     """Against one text at a time, its residual edited by a hook of PyTorch's."""
@@ -106,6 +107,7 @@ def test_the_loss_is_the_weighted_mean_over_real_tokens(world, loudness):
     assert float(weighted_loss(lm, batch, 0.25, overlay)) == pytest.approx(total / weight, rel=1e-4)
 
 
+@torch.no_grad()
 def test_a_cues_direction_is_that_of_its_word_less_what_all_have_in_common():
     lm, texts = AutoModelForCausalLM.from_pretrained(EMBEDDED), Texts(AutoTokenizer.from_pretrained(EMBEDDED))
     cues = texts.cues[:5]
