@@ -197,7 +197,8 @@ class SteeredModel:
     def _prefill(self) -> None:
         """Read long queues, all but their last token, in one pass for all lanes that have one.
 
-        Where every lane has one, the pass to come reads them as cheaply itself.
+        Where every lane of many has one, the pass to come reads them as cheaply itself. A lane alone has its prompt
+        read like one that is recalled: the same episode is then the same to the last bit.
         """
         self._to_keep = {}
         long = [lane for lane, tokens in enumerate(self._pending) if len(tokens) > _LONGEST_CHUNK]
@@ -211,7 +212,7 @@ class SteeredModel:
             self._pending[lane] = self._pending[lane][-1:]
         rest = [lane for lane in long if lane not in recalled]
         self._to_keep = {lane: heads[lane] for lane in fresh if lane not in recalled}
-        if rest and len(rest) < self.lanes:
+        if rest and (len(rest) < self.lanes or self.lanes == 1):
             inputs = self._inputs(rest, [heads[lane] for lane in rest])
             self.forward_passes += 1
             with torch.no_grad(), explained_memory():

@@ -40,7 +40,8 @@ class Settings:
             (:func:`steer_env.labels.read_labels`); None labels them by the tokens they promote.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        prompt_cache: Prompt tokens whose keys and values are kept for reuse.
+        prompt_cache: Prompt tokens whose keys and values are kept for reuse. In a vector environment a reused prompt
+            differs from one read anew by rounding (about 1e-6).
     """
 
     task: str
