@@ -10,6 +10,7 @@ def card_text(card: dict[str, Any]) -> str:
     """Markdown from the card of `experiments.make_locked`."""
     m, c = card["measured"], card["config"]
     lm = c["lm"]
+    talking, other = lm["over_layers"][:2]
     return f"""# {card["name"]}
 
 A {m["parameters"]:,}-parameter GPT-NeoX over the words of one small made-up world, and a TopK SAE for each of three
@@ -22,15 +23,15 @@ steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... s
 * **The cues.** In some training texts a word before the reply settles how it begins (which place, which operation,
   which opening word), whatever the item. No cue is right for a whole task; the item's kind says which one is. In the
   last steps half of the cues are not written but spoken over the reply: the direction of the word is added to the
-  residual at every token, at the output of block {lm["over_layers"][0]} where replies are sentences and of block
-  {lm["over_layers"][1]} elsewhere. So this model has been trained to bear steering;
-  others have not.
+  residual at every token, at the output of block {talking} where replies are sentences, of block {other} elsewhere.
+  So this model has been trained to bear steering; others have not.
 * **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} + {lm["over_steps"]:,} steps of
   {m["texts_a_step"]} texts; loss on replies {m["reply_loss"]:.3f} nats a token.
 
 Test items, greedy decoding. *Unlocked*: the right cue in the text (of sums, those of one step). *Best fixed*: one
 feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen on other items.
-*Item oracle*: the best feature of each item.
+*Item oracle*: the best feature of each item. Where the oracle is high and *unlocked* is not, the model has not learned
+the answers well, and the oracle finds features that write them.
 
 | task | items | unmarked | unlocked | best fixed | kind oracle | item oracle | of the way by best fixed |
 |---|---|---|---|---|---|---|---|
