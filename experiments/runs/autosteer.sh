@@ -10,7 +10,7 @@ for algo in ppo sac; do
     run=autosteer-$algo-$seed
     "$python" -m experiments.train --env AutoSteer-TicTacToe-v0 --algo "$algo" --seed "$seed" \
       --total-timesteps "$steps" --name "$run"
-    "$python" -m experiments.evaluate --run "runs/$run"
+    "$python" -m experiments.evaluate --run "runs/$run" --episodes 1000
     runs+=("runs/$run")
   done
   "$python" -m experiments.summary --runs "${runs[@]}"

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 name=${1:-demo-$(date +%Y%m%d-%H%M%S)}
 "$python" -m experiments.train --name "$name" --total-timesteps 150000
-"$python" -m experiments.evaluate --run "runs/$name"
+"$python" -m experiments.evaluate --run "runs/$name" --episodes 1000
 "$python" -m experiments.check --run "runs/$name"
 "$python" -m experiments.report --run "runs/$name" > /dev/null
 echo "run folder: runs/$name"

@@ -7,8 +7,8 @@ runs=()
 for seed in 0 1 2 3 4; do
   run=tictactoe-$seed
   "$python" -m experiments.train --name "$run" --seed "$seed" --total-timesteps 150000
-  "$python" -m experiments.evaluate --run "runs/$run"
+  "$python" -m experiments.evaluate --run "runs/$run" --episodes 1000
   runs+=("runs/$run")
 done
-"$python" -m experiments.evaluate --run runs/tictactoe-0 --temperature 1
+"$python" -m experiments.evaluate --run runs/tictactoe-0 --episodes 1000 --temperature 1
 "$python" -m experiments.summary --runs "${runs[@]}"
