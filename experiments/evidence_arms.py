@@ -107,8 +107,13 @@ def controls(bench: Bench) -> dict[str, Arm]:
     setting = Setting(seed=bench.seed, mask=trained_mask(RunFolder.open(bench.runs[0]), envs), best=best.best)
     arms = {name: _arm(bench, [CONTROLS[name](setting)]) for name in controls_for(envs)}
     fixed = arms["best_fixed"]
-    arms["best_fixed"] = Arm(fixed.played, fixed.wall_s + searched, {"feature": best.table[-1]["feature"]})
+    arms["best_fixed"] = Arm(fixed.played, fixed.wall_s + searched, {"feature": _feature(envs, best.best)})
     return arms
+
+
+def _feature(envs: Any, push: int) -> int:
+    """The SAE feature behind a push; strengths have two pushes a feature."""
+    return int(envs.unwrapped.features[push % len(envs.unwrapped.features)])
 
 
 def corrsteer(bench: Bench) -> dict[str, Arm]:

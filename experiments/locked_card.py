@@ -28,8 +28,14 @@ steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... s
 * **Language model:** {lm["blocks"]} blocks of width {lm["width"]}, {lm["steps"]:,} + {lm["over_steps"]:,} steps of
   {m["texts_a_step"]} texts; loss on replies {m["reply_loss"]:.3f} nats a token.
 
-Test items, greedy decoding. *Unlocked*: the right cue in the text (of sums, those of one step). *Best fixed*: one
-feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen on other items.
+{_measured(card)}"""
+
+
+def _measured(card: dict[str, Any]) -> str:
+    """The tables."""
+    m, c = card["measured"], card["config"]
+    return f"""Test items, greedy decoding. *Unlocked*: the right cue in the text (of sums, those of one step).
+*Best fixed*: one feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen on other items.
 *Item oracle*: the best feature of each item. Where the oracle is high and *unlocked* is not, the model has not learned
 the answers well, and the oracle finds features that write them.
 

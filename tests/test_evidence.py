@@ -11,8 +11,9 @@ import pytest
 from agents.evaluation import Played
 from experiments import evidence
 from experiments.evidence import EvidenceConfig, main
-from experiments.evidence_arms import Arm
+from experiments.evidence_arms import Arm, Bench, controls
 from experiments.evidence_rows import against_trained
+from experiments.run_folder import RunFolder
 from experiments.statistics import mcnemar, wilson
 
 ARMS = {"unsteered", "random_feature", "random_in_mask", "most_active", "best_fixed", "corrsteer", "prompt_only"}
@@ -46,6 +47,12 @@ def result(cfg) -> dict:
     return main(cfg)
 
 
+@pytest.fixture
+def bench(cfg, result) -> Bench:
+    runs = [cfg.runs_dir / "mmlu" / f"seed-{seed}" for seed in range(2)]
+    return Bench(RunFolder.open(runs[0]).config, runs, cfg.runs_dir, 30, 6, 16, 0, None)
+
+
 def test_every_arm_plays_the_same_items(result):
     assert set(result["arms"]) - {"corrsteer, same strength"} == ARMS
     assert {row["n"] for row in result["arms"].values()} == {30}
@@ -72,6 +79,12 @@ def test_the_rows_are_those_of_the_episodes(result):
         assert gained / 30 == pytest.approx(row["score"] - unsteered["score"]), name
         assert row["tokens"] >= 30 * len(row["scores"])
     assert result["item_oracle"]["items"] == 6
+
+
+def test_the_feature_of_the_best_fixed_arm_is_the_one_that_it_played(bench):
+    arms = controls(bench)
+    played = arms["best_fixed"].played[0]
+    assert np.unique(played.tokens["feature"]).tolist() == [arms["best_fixed"].about["feature"]]
 
 
 def test_what_is_written_is_what_came_out(cfg, result):
