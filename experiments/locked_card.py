@@ -35,9 +35,9 @@ def _measured(card: dict[str, Any]) -> str:
     """The tables."""
     m, c = card["measured"], card["config"]
     return f"""Test items, greedy decoding. *Unlocked*: the right cue in the text (of sums, those of one step).
-*Best fixed*: one feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen on
-other items. *Item oracle*: the best feature of each item. Where the oracle is high and *unlocked* is not, the model has not learned
-the answers well, and the oracle finds features that write them.
+*Best fixed*: one feature for the whole task, chosen on train. *Kind oracle*: one feature for each kind of item, chosen
+on other items. *Item oracle*: the best feature of each item. Where the oracle is high and *unlocked* is not, the model
+has not learned the answers well, and the oracle finds features that write them.
 
 | task | items | unmarked | unlocked | best fixed | kind oracle | item oracle | of the way by best fixed |
 |---|---|---|---|---|---|---|---|
