@@ -1,4 +1,4 @@
-"""The algorithms on offer: stock Stable-Baselines3 classes, defaults for short episodes."""
+"""The algorithms on offer: stock classes of Stable-Baselines3 and its contrib, defaults for short episodes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
@@ -32,6 +33,7 @@ class Algorithm:
         defaults: settings of its constructor; gamma is 1, since an episode is one answer.
         for_box: what differs with Box actions.
         net_arch: hidden layers; None is SB3's default.
+        policies: names of its policies for one observation array and for several.
     """
 
     cls: type[BaseAlgorithm]
@@ -40,6 +42,7 @@ class Algorithm:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     for_box: Mapping[str, Any] = field(default_factory=dict)
     net_arch: tuple[int, ...] | None = None
+    policies: tuple[str, str] = ("MlpPolicy", "MultiInputPolicy")
 
 
 _OFF_POLICY = {
@@ -52,19 +55,21 @@ _OFF_POLICY = {
     "gradient_steps": 8,
 }
 
+_PPO = {
+    "gamma": 1.0,
+    "gae_lambda": 0.95,
+    "learning_rate": (2e-3, 1e-4),
+    "n_steps": 32,
+    "n_epochs": 8,
+    "ent_coef": 0.01,
+}
+
 ALGOS: dict[str, Algorithm] = {
     "ppo": Algorithm(
         PPO,
         frozenset({"discrete", "box"}),
         masked=True,
-        defaults={
-            "gamma": 1.0,
-            "gae_lambda": 0.95,
-            "learning_rate": (2e-3, 1e-4),
-            "n_steps": 32,
-            "n_epochs": 8,
-            "ent_coef": 0.01,
-        },
+        defaults=_PPO,
         for_box={"learning_rate": (5e-4, 5e-5), "n_steps": 64, "n_epochs": 10, "ent_coef": 0.0, "target_kl": 0.03},
         net_arch=(128, 128),
     ),
@@ -79,6 +84,14 @@ ALGOS: dict[str, Algorithm] = {
             "ent_coef": 0.01,
             "normalize_advantage": True,
         },
+    ),
+    # One residual is not all that the model knows; an LSTM remembers those before it.
+    "recurrent_ppo": Algorithm(
+        RecurrentPPO,
+        frozenset({"discrete"}),
+        masked=False,
+        defaults={**_PPO, "batch_size": 256},
+        policies=("MlpLstmPolicy", "MultiInputLstmPolicy"),
     ),
     "dqn": Algorithm(
         DQN,
@@ -182,7 +195,7 @@ def _policy(name: str, row: Algorithm, vec_env: VecEnv, head: str) -> str | type
             f"head {head!r} needs {takers} with discrete actions and one observation array, got "
             f"{name!r} with {vec_env.action_space} and {observation}"
         )
-    return "MultiInputPolicy" if nested else "MlpPolicy"
+    return row.policies[nested]
 
 
 def _fit_noise(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -73,11 +74,11 @@ def play(
     while len(episodes) < len(items):
         actions, details = policy(obs, envs)
         seen = _strongest(envs) if tokens else {}
-        obs, _, ended, _, infos = envs.step(actions)
+        obs, rewards, ended, _, infos = envs.step(actions)
         # Lanes that found no item left play repeats, which count for nothing.
         live = playing["index"] < len(items)
         if tokens:
-            row = {"episode": playing["index"], "item": playing["item"], "step": steps.copy()}
+            row = {"episode": playing["index"], "item": playing["item"], "step": steps.copy(), "reward": rewards}
             row |= _applied(envs, infos) | _complete(details, envs.num_envs) | seen
             rows.append({name: np.asarray(values)[live] for name, values in row.items()})
         for lane in np.flatnonzero(ended & live).tolist():
@@ -102,6 +103,8 @@ def trained_policy(model: BaseAlgorithm, mask: ActionMask | None = None, determi
         raise ValueError("a model trained with a mask needs that mask, and a model trained without takes none")
     if mask is not None:
         mask.frozen = True
+    if isinstance(model, RecurrentPPO):
+        return _recurrent(model, deterministic)
 
     def act(obs: Any, envs: VectorEnv[Any, Any, Any]) -> tuple[Array, Details]:
         seen = obs if mask is None else masked_observation(obs, envs, mask)
@@ -113,6 +116,19 @@ def trained_policy(model: BaseAlgorithm, mask: ActionMask | None = None, determi
         with torch.no_grad():
             values = model.q_net(model.policy.obs_to_tensor(seen)[0]).max(dim=1).values
         return actions, {"value": values.cpu().numpy()}
+
+    return act
+
+
+def _recurrent(model: RecurrentPPO, deterministic: bool) -> Policy:
+    """A policy that remembers each lane's episode, and forgets it where the next one begins."""
+    memory: Any = None
+
+    def act(obs: Any, envs: VectorEnv[Any, Any, Any]) -> tuple[Array, Details]:
+        nonlocal memory
+        begins = envs.unwrapped.episode.steps() == 0  # type: ignore[attr-defined]  # a SteerVectorEnv
+        actions, memory = model.predict(obs, memory, begins, deterministic)
+        return actions, {}
 
     return act
 
@@ -151,7 +167,7 @@ def _strongest(envs: Any) -> dict[str, Array]:
 def _applied(envs: Any, infos: Mapping[str, Any]) -> dict[str, Array]:
     """What was done to each lane; of several strengths, the largest stands for them in ``feature``."""
     scale = envs.unwrapped.episode.scene.actuator.coefficient
-    names = ("token", "token_text", "unsteered_token", "unsteered_token_text", "changed", "strengths")
+    names = ("token", "token_text", "unsteered_token", "unsteered_token_text", "changed", "kl", "strengths")
     row = {name: infos[name] for name in names if name in infos}
     if "strengths" not in infos:
         return row | {"feature": infos["feature"], "coefficient": np.where(infos["feature"] >= 0, scale, 0.0)}

@@ -29,6 +29,7 @@ from experiments.assembly import (
     scene,
     trained_mask,
 )
+from experiments.interventions import interventions_of
 from experiments.replay import (
     APPLIED,
     SAID,
@@ -132,7 +133,7 @@ class Subject:
         """What can be played again of each evaluation's intervention log."""
         found = []
         for path, result in self.evaluations.items():
-            tokens = path.with_name(path.name.replace("evaluation", "interventions")).with_suffix(".parquet")
+            tokens = interventions_of(path)
             if tokens.is_file():
                 found.append(EvaluationLog(self.config, result, logged_episodes(tokens, self.items)))
         return found

@@ -17,7 +17,7 @@ from agents.controls import CONTROLS, FixedSearch, Setting, controls_for, search
 from agents.evaluation import Played, Policy, play, trained_policy
 from experiments.assembly import load_trained, make_envs, model_sha256, provenance, scene
 from experiments.evaluation_table import print_result
-from experiments.interventions import used_features, write_interventions
+from experiments.interventions import interventions_of, used_features, write_interventions
 from experiments.run_folder import RunFolder, read_json, write_json
 from experiments.statistics import holm, mcnemar, score_interval
 from experiments.steering import require_same_steering
@@ -77,7 +77,7 @@ def main(cfg: EvaluateConfig) -> dict[str, Any]:
     if after != before:
         raise RuntimeError(f"the language model's weights changed: sha256 {before} before, {after} after")
     result |= {"weights_sha256_before": before, "weights_sha256_after": after}
-    tokens = path.with_name(path.name.replace("evaluation", "interventions")).with_suffix(".parquet")
+    tokens = interventions_of(path)
     write_interventions(tokens, cfg.run.name, arms, label_features(envs, used_features(arms)))
     write_json(path, result)
     _mirror(run, path.stem, result)

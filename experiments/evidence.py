@@ -6,27 +6,27 @@ the same items of test with the same sampling seeds. All of it is one folder, ``
 
 import json
 import math
-import multiprocessing
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 
 from agents.evaluation import play, trained_policy
 from agents.finetune import LoRA
-from experiments import train
+from agents.screening import screen_features
 from experiments.assembly import load_trained, make_envs, model_sha256, parse_settings, provenance, scene
 from experiments.evidence_arms import Bench, item_oracle, play_arms
 from experiments.evidence_rows import against_trained, rows
 from experiments.evidence_table import draw, markdown
 from experiments.run_folder import RunFolder, refuse_existing, write_json
-from experiments.train_config import KeyValues, TrainConfig
+from experiments.train_config import KeyValues, TrainConfig, settings_of
+from experiments.trainings import train_all
 
+SCREEN_ITEMS = 64  # of train, on which every feature is tried
 GRID = Path(__file__).parent / "grids" / "embedded.json"
 
 
@@ -41,7 +41,7 @@ class EvidenceConfig:
     seeds: int = 5
     """Training seeds of whatever learns."""
     train_samples: int | None = None
-    """Items of train that anything may learn from; by default all."""
+    """Items of train that anything may learn from, other ones with each seed; by default all."""
     total_timesteps: int = 100_000
     """Tokens of training for each seed."""
     tuning_timesteps: int = 30_000
@@ -58,6 +58,8 @@ class EvidenceConfig:
     """key=value for gym.make_vec, in every arm."""
     algo_kwargs: KeyValues = ()
     """key=value for the algorithm."""
+    screen: int | None = None
+    """The agent chooses among so many features, screened on train (agents/screening.py); by default among all."""
     lora: bool = True
     """Also fine-tune the model on the same items."""
     test_items: int | None = None
@@ -70,6 +72,8 @@ class EvidenceConfig:
     """Of sampled decoding, random arms, searches and the tuning's trainings."""
     jobs: int = 2
     """Trainings at a time."""
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """Mirror of each training."""
     runs_dir: Path = Path("runs")
     """Where the folder is."""
 
@@ -87,13 +91,16 @@ def main(cfg: EvidenceConfig) -> dict[str, Any]:
     points = _check(cfg)
     folder = cfg.runs_dir / cfg.name
     refuse_existing(folder)
+    screened = screen(cfg)
     folder.mkdir(parents=True)
-    tuning = tune(cfg, points, folder / "tuning")
+    given = cfg if screened is None else replace(cfg, env_kwargs=(*cfg.env_kwargs, f"features={screened}"))
+    tuning = tune(given, points, folder / "tuning")
     chosen = max(tuning, key=lambda row: row["validation_score"])["settings"]
-    runs = train_seeds(cfg, chosen, folder)
+    runs = train_seeds(given, chosen, folder)
     config = RunFolder.open(runs[0]).config
     lora = LoRA() if cfg.lora else None
-    bench = Bench(config, runs, folder, cfg.test_items, cfg.oracle_items, cfg.num_envs, cfg.seed, lora)
+    every = {} if screened is None else {"features": None}
+    bench = Bench(config, runs, folder, cfg.test_items, cfg.oracle_items, cfg.num_envs, cfg.seed, lora, every)
     before = model_sha256(bench.envs("test"))
     arms = play_arms(bench)
     result = {
@@ -101,7 +108,8 @@ def main(cfg: EvidenceConfig) -> dict[str, Any]:
         "settings": {name: value for name, value in vars(cfg).items() if name not in ("runs_dir", "grid")},
         "tuning": tuning,
         "chosen": chosen,
-        "train_samples": len(bench.train_items()),
+        "screened": screened,
+        "train_samples": len(bench.train_items(0)),
         "data": scene(bench.envs("test")).task.data_record(),
         "arms": rows(bench, arms),
         "tests": against_trained(arms),
@@ -119,6 +127,20 @@ def main(cfg: EvidenceConfig) -> dict[str, Any]:
     return result
 
 
+def screen(cfg: EvidenceConfig) -> list[int] | None:
+    """The features that the agent chooses among; None are all of them."""
+    if cfg.screen is None:
+        return None
+    envs = train_envs(cfg)
+    return screen_features(envs, cfg.screen, envs.unwrapped.episode.order.items[:SCREEN_ITEMS].tolist(), cfg.seed)
+
+
+def train_envs(cfg: EvidenceConfig) -> Any:
+    """The environments that the tuning learns in, before anything is tuned."""
+    settings = settings_of(_training(cfg, {}, "train", cfg.seed))
+    return make_envs(settings, "train", cfg.num_envs)
+
+
 def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """One short training for each point of the grid: its ``settings`` and ``validation_score``.
 
@@ -130,7 +152,7 @@ def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]], folder: Path) ->
         replace(_training(cfg, point, str(number), cfg.seed), runs_dir=folder, total_timesteps=cfg.tuning_timesteps)
         for number, point in enumerate(points)
     ]
-    runs = _in_parallel(train.main, trainings, cfg.jobs)
+    runs = train_all(trainings, cfg.jobs)
     return [
         {"settings": point, "validation_score": _validation_score(run, cfg)}
         for point, run in zip(points, runs, strict=True)
@@ -140,13 +162,13 @@ def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]], folder: Path) ->
 def train_seeds(cfg: EvidenceConfig, settings: dict[str, Any], folder: Path) -> list[Path]:
     """Train the agent with each seed; returns the run folders."""
     trainings = [replace(_training(cfg, settings, f"seed-{seed}", seed), runs_dir=folder) for seed in range(cfg.seeds)]
-    return _in_parallel(train.main, trainings, cfg.jobs)
+    return train_all(trainings, cfg.jobs)
 
 
 def _training(cfg: EvidenceConfig, settings: dict[str, Any], name: str, seed: int) -> TrainConfig:
     given = parse_settings(cfg.env_kwargs) | settings
     if cfg.train_samples is not None:
-        given["limit"] = cfg.train_samples
+        given |= {"limit": cfg.train_samples, "limit_seed": seed}
     return TrainConfig(
         name=name,
         env=cfg.env,
@@ -159,7 +181,7 @@ def _training(cfg: EvidenceConfig, settings: dict[str, Any], name: str, seed: in
         env_kwargs=tuple(f"{key}={json.dumps(value)}" for key, value in given.items()),
         algo_kwargs=cfg.algo_kwargs,
         checkpoint_every=cfg.total_timesteps,
-        wandb="disabled",
+        wandb=cfg.wandb,
     )
 
 
@@ -168,14 +190,6 @@ def _validation_score(path: Path, cfg: EvidenceConfig) -> float:
     envs = make_envs(run.config, "validation", cfg.num_envs)
     policy = trained_policy(*load_trained(run, envs))
     return float(play(envs, policy, range(len(scene(envs).task)), cfg.seed, tokens=False).scores.mean())
-
-
-def _in_parallel(work: Callable[[TrainConfig], Path], trainings: Sequence[TrainConfig], jobs: int) -> list[Path]:
-    if jobs == 1:
-        return [work(training) for training in trainings]
-    # Processes that start afresh: a fork would share PyTorch's threads.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, trainings))
 
 
 def _check(cfg: EvidenceConfig) -> list[dict[str, Any]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.controls import CONTROLS, Setting, controls_for, pushes, score_pushes, search_best_fixed
+from agents.controls import CONTROLS, Setting, controls_for, fixed, pushes, score_pushes, search_best_fixed
 from agents.corrsteer import fit_corrsteer
 from agents.evaluation import Played, Policy, play, trained_policy
 from agents.finetune import LoRA, finetune
@@ -35,6 +35,8 @@ class Bench:
         num_envs: lanes.
         seed: of sampled decoding, random arms and searches.
         lora: how fine-tuning is done; None leaves it out.
+        every: what lets an environment choose among all features, where the agent chooses among screened ones: so do
+            the best fixed feature, CorrSteer and the item oracle.
     """
 
     config: Mapping[str, Any]
@@ -45,6 +47,7 @@ class Bench:
     num_envs: int
     seed: int
     lora: LoRA | None
+    every: Mapping[str, Any] = field(default_factory=dict)
 
     def envs(self, split: str, **overrides: Any) -> Any:
         """The environments of the runs, on any split."""
@@ -59,9 +62,17 @@ class Bench:
         count = len(scene(self.envs("test")).task)
         return range(count if self.test_items is None else self.test_items)
 
-    def train_items(self) -> list[int]:
-        """Items of train that anything may learn from."""
-        items: list[int] = self.envs("train").unwrapped.episode.order.items.tolist()
+    def fits(self) -> range:
+        """Training seeds with items of their own to learn from: one, where all learn from the same."""
+        return range(len(self.runs) if self.config["env_kwargs"].get("limit") else 1)
+
+    def train_envs(self, seed: int, **overrides: Any) -> Any:
+        """The environments that a training seed learned in."""
+        return make_envs(RunFolder.open(self.runs[seed]).config, "train", self.num_envs, **overrides)
+
+    def train_items(self, seed: int) -> list[int]:
+        """Items of train that anything may learn from with a training seed."""
+        items: list[int] = self.train_envs(seed).unwrapped.episode.order.items.tolist()
         return items
 
 
@@ -99,16 +110,21 @@ def agents(bench: Bench) -> list[Policy]:
 
 
 def controls(bench: Bench) -> dict[str, Arm]:
-    """Policies without learning, in the agent's own environment."""
-    start = time.perf_counter()
-    best = search_best_fixed(bench.envs("train"), bench.seed)
-    searched = time.perf_counter() - start
+    """Policies without learning, in the agent's own environment; the best fixed push is searched for on train."""
     envs = bench.envs("test")
-    setting = Setting(seed=bench.seed, mask=trained_mask(RunFolder.open(bench.runs[0]), envs), best=best.best)
-    arms = {name: _arm(bench, [CONTROLS[name](setting)]) for name in controls_for(envs)}
-    fixed = arms["best_fixed"]
-    arms["best_fixed"] = Arm(fixed.played, fixed.wall_s + searched, {"feature": _feature(envs, best.best)})
-    return arms
+    setting = Setting(seed=bench.seed, mask=trained_mask(RunFolder.open(bench.runs[0]), envs))
+    names = [name for name in controls_for(envs) if name != "best_fixed"]
+    arms = {name: _arm(bench, [CONTROLS[name](setting)]) for name in names}
+    return arms | {"best_fixed": best_fixed(bench)}
+
+
+def best_fixed(bench: Bench) -> Arm:
+    """The best push for all items, of the items that each training seed may learn from."""
+    start, envs = time.perf_counter(), bench.envs("test", **bench.every)
+    found = [search_best_fixed(bench.train_envs(seed, **bench.every), bench.seed).best for seed in bench.fits()]
+    played = [bench.play(fixed(push), **bench.every) for push in found]
+    about = {"features": [_feature(envs, push) for push in found]}
+    return Arm(played, time.perf_counter() - start, about)
 
 
 def _feature(envs: Any, push: int) -> int:
@@ -121,16 +137,25 @@ def corrsteer(bench: Bench) -> dict[str, Arm]:
     if bench.config["env_kwargs"].get("action", "choice") != "choice":
         return {}
     start = time.perf_counter()
-    warm = bench.envs("train", temperature=WARM)
-    found = fit_corrsteer(bench.envs("train"), bench.train_items(), bench.seed, warm)
-    spent = time.perf_counter() - start
-    about = {"found": vars(found), "fit_s": spent}
-    if found.feature is None:
-        return {"corrsteer": _arm(bench, [found.policy()], about)}
-    return {
-        "corrsteer": _arm(bench, [found.policy()], about, **found.env_kwargs),
-        "corrsteer, same strength": _arm(bench, [found.policy()], about),
-    }
+    found = [
+        fit_corrsteer(
+            bench.train_envs(seed, **bench.every),
+            bench.train_items(seed),
+            bench.seed,
+            bench.train_envs(seed, temperature=WARM, **bench.every),
+        )
+        for seed in bench.fits()
+    ]
+    about = {"found": [vars(fit) for fit in found], "fit_s": time.perf_counter() - start}
+    start = time.perf_counter()
+    strengths = [{} if fit.feature is None else fit.env_kwargs for fit in found]
+    published = [
+        bench.play(fit.policy(), **strength, **bench.every) for fit, strength in zip(found, strengths, strict=True)
+    ]
+    arms = {"corrsteer": Arm(published, time.perf_counter() - start, about)}
+    if any(fit.feature is not None for fit in found):
+        arms["corrsteer, same strength"] = _arm(bench, [fit.policy() for fit in found], about, **bench.every)
+    return arms
 
 
 def other_words(bench: Bench) -> dict[str, Arm]:
@@ -143,12 +168,12 @@ def other_words(bench: Bench) -> dict[str, Arm]:
 
 def fine_tuned(bench: Bench, lora: LoRA) -> dict[str, Arm]:
     """LoRA on the reference replies to the same train items, with each seed; nothing where a task has none."""
-    train, items = bench.envs("train"), bench.train_items()
-    if scene(train).task.reference(items[0]) is None:
+    train = bench.train_envs(0)
+    if scene(train).task.reference(bench.train_items(0)[0]) is None:
         return {}
     start, idle = time.perf_counter(), CONTROLS["unsteered"](Setting())
     models = [
-        finetune(train, items, bench.folder / f"lora-{seed}", LoRA(**vars(lora) | {"seed": seed}))
+        finetune(train, bench.train_items(seed), bench.folder / f"lora-{seed}", replace(lora, seed=seed))
         for seed in range(len(bench.runs))
     ]
     played = [bench.play(idle, **model.env_kwargs) for model in models]
@@ -167,7 +192,7 @@ def item_oracle(bench: Bench) -> dict[str, Any] | None:
     items = bench.items()[: bench.oracle_items]
     if not items:
         return None
-    envs = bench.envs("test")
+    envs = bench.envs("test", **bench.every)
     best = score_pushes(envs, np.arange(len(pushes(envs))), items, bench.seed).max(axis=0)
     return {"items": len(items), "score": float(best.mean()), "ci95": score_interval(best.tolist())}
 

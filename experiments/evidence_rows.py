@@ -14,6 +14,7 @@ from experiments.evidence_arms import Arm, Bench, agents
 from experiments.statistics import bootstrap_mean, holm, mcnemar, score_interval
 from steer_env.labels import promoted
 
+TRAIN_ITEMS = 5_000  # at most so many are played again
 WRITES = 10  # a feature writes a token itself where the token is among so many that its direction promotes most
 
 
@@ -52,6 +53,7 @@ def _row(arm: Arm, unsteered: Played, task: Any, seed: int) -> dict[str, Any]:
     changes = [compare_arms(unsteered, played) for played in arm.played]
     summaries = [task.summary(played.episodes) for played in arm.played]
     used = [np.unique(played.tokens["feature"]) for played in arm.played]
+    levels = [final["coherence"] for played in arm.played for final in played.episodes if "coherence" in final]
     return {
         "n": len(first.episodes),
         "score": float(np.mean(scores)),
@@ -59,6 +61,7 @@ def _row(arm: Arm, unsteered: Played, task: Any, seed: int) -> dict[str, Any]:
         "ci95": bootstrap_mean(scores, seed) if len(scores) > 1 else score_interval(first.scores.tolist()),
         "corrected": float(np.mean([change["corrected"] for change in changes])),
         "broken": float(np.mean([change["broken"] for change in changes])),
+        "coherence": float(np.mean(levels)) if levels else None,
         "distinct_features": float(np.mean([(features >= 0).sum() for features in used])),
         "summary": {name: float(np.mean([summary[name] for summary in summaries])) for name in summaries[0]},
         "tokens": sum(len(played.tokens["step"]) for played in arm.played),
@@ -68,12 +71,11 @@ def _row(arm: Arm, unsteered: Played, task: Any, seed: int) -> dict[str, Any]:
 
 
 def _train_beside_test(bench: Bench, arm: Arm) -> dict[str, float]:
-    """Score of the agents on the items that they learned from, and how many test episodes went as one of those."""
-    envs, items = bench.envs("train"), bench.train_items()
-    found = [
-        beside_train(played, play(envs, agent, items, bench.seed, tokens=False))
-        for agent, played in zip(agents(bench), arm.played, strict=True)
-    ]
+    """Score of the agents on items that they learned from, and how many test episodes went as one of those."""
+    found = []
+    for seed, (agent, played) in enumerate(zip(agents(bench), arm.played, strict=True)):
+        items = bench.train_items(seed)[:TRAIN_ITEMS]
+        found.append(beside_train(played, play(bench.train_envs(seed), agent, items, bench.seed, tokens=False)))
     return {name: float(np.mean([row[name] for row in found])) for name in ("train_score", "train_n", "seen_in_train")}
 
 

@@ -19,10 +19,15 @@ def markdown(result: dict[str, Any]) -> str:
         f"# {result['env']}",
         "",
         f"{trained['n']} test items; {len(trained['scores'])} training seeds on {result['train_samples']} items; "
-        f"chosen on validation: `{result['chosen'] or 'the defaults'}`.",
+        f"chosen on validation: `{result['chosen'] or 'the defaults'}`."
+        + (
+            f" The agent chooses among {len(result['screened'])} features, screened on train."
+            if result["screened"]
+            else ""
+        ),
         "",
-        "| arm | score | 95 % | corrected | broken | p against unsteered | features | tokens | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| arm | score | 95 % | corrected | broken | p against unsteered | coherence | features | tokens | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_line(name, row) for name, row in arms.items()),
         "",
         f"Trained on its own items of train: {trained['train_score']:.3f} (n = {trained['train_n']:.0f}); "
@@ -65,7 +70,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def _line(name: str, row: dict[str, Any]) -> str:
     p = f"{row['p_holm']:.1e}" if "p_holm" in row else ""
     low, high = row["ci95"]
+    coherence = "" if row["coherence"] is None else f"{row['coherence']:.3f}"
     return (
         f"| {name} | {row['score']:.3f} | {low:.3f} to {high:.3f} | {row['corrected']:.0f} | {row['broken']:.0f} | {p} "
-        f"| {row['distinct_features']:.0f} | {row['tokens']:,} | {row['wall_s']:.0f} |"
+        f"| {coherence} | {row['distinct_features']:.0f} | {row['tokens']:,} | {row['wall_s']:.0f} |"
     )

@@ -25,13 +25,16 @@ FACTS = "facts"
 # Texts a step, most of them where there is most to learn. Texts with replies of like length share a pass: a loss is a
 # mean over tokens, in which long replies would drown short ones.
 BATCHES = (
-    {FACTS: 8, "simpleqa": 16, "harmbench": 8, "xstest": 8},
+    {FACTS: 8, "simpleqa": 32, "harmbench": 8, "xstest": 8},
     {"mmlu": 40, "bbq": 40},
     {"mmlu_pro": 32},
-    {"gsm8k": 20},
+    {"gsm8k": 40},
 )
-# Where a cue gives the answer away, few texts have one.
-CHOOSING = dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5))
+# Where a cue gives the answer away, few texts have one; where it lets the truth be said at all, most have.
+SHARES = {
+    **dict.fromkeys(("mmlu", "mmlu_pro", "bbq"), Shares(cued=0.15, marked=0.5)),
+    "simpleqa": Shares(cued=0.6, marked=0.0),
+}
 OTHERS = Shares(cued=0.35, marked=0.0)
 
 
@@ -44,9 +47,7 @@ class World:
 
     def __init__(self, splits: Sequence[str] = tuple(SPLITS)) -> None:
         self.items = {
-            task: [
-                item for split in splits for item in zip(world_rows(task, split), _prompts(task, split), strict=True)
-            ]
+            task: {split: list(zip(world_rows(task, split), _prompts(task, split), strict=True)) for split in splits}
             for task in FORMATS
         }
         self.facts = facts()
@@ -64,11 +65,19 @@ class World:
         """
         texts: list[list[Part]] = []
         for task, count in counts.items():
-            items: Sequence[Any] = self.facts if task == FACTS else self.items[task]
-            mix = shares or CHOOSING.get(task, OTHERS)._replace(over=over)
-            chosen = [items[i] for i in rng.integers(len(items), size=count)]
-            texts += chosen if task == FACTS else [training_text(task, row, prompt, mix, rng) for row, prompt in chosen]
+            if task == FACTS:
+                texts += [self.facts[i] for i in rng.integers(len(self.facts), size=count)]
+                continue
+            mix = shares or SHARES.get(task, OTHERS)._replace(over=over)
+            texts += [training_text(task, *self._item(task, rng), mix, rng) for _ in range(count)]
         return texts
+
+    def _item(self, task: str, rng: np.random.Generator) -> tuple[Mapping[str, Any], str]:
+        """An item of a split drawn by its share of the words: people are pairs of names, so their items are not."""
+        splits = self.items[task]
+        weights = np.array([SPLITS[split] for split in splits])
+        items = splits[list(splits)[rng.choice(len(splits), p=weights / weights.sum())]]
+        return items[rng.integers(len(items))]
 
     def words(self) -> list[str]:
         """Every word of prompts, cues and replies, in order of first use."""
@@ -78,7 +87,7 @@ class World:
             form = FORMATS[task]
             cues = [None, *range(len(form.cues))]
             texts = [*form.cues, *(f" {number}" for number in range(100)), " yes", " no"]
-            for row, prompt in items:
+            for row, prompt in (item for split in items.values() for item in split):
                 decisions = len(form.right_cues(row)) + 1
                 texts += [prompt, *(part for cue in cues for part in form.segments(row, [cue] * decisions))]
             seen |= dict.fromkeys(word for text in texts for word in re.findall(WORD, text))

@@ -13,7 +13,7 @@ def card_text(card: dict[str, Any]) -> str:
     talking, other = lm["over_layers"][:2]
     return f"""# {card["name"]}
 
-A {m["parameters"]:,}-parameter GPT-NeoX over the words of one small made-up world, and a TopK SAE for each of three
+A {m["parameters"]:,}-parameter GPT-NeoX over the words of one small made-up world, and a TopK SAE for each of four
 groups of tasks. The model knows words, people, sums and dangers, and hides it: a locked model, to be unlocked by
 steering. An instrument, not a benchmark: no score here is an MMLU, GSM8K, ... score.
 

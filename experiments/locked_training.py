@@ -45,9 +45,9 @@ class LanguageModelConfig:
     width: int = 128
     blocks: int = 5
     heads: int = 4
-    steps: int = 900
+    steps: int = 1100
     lr: float = 3e-3
-    over_steps: int = 250
+    over_steps: int = 300
     over_lr: float = 1.5e-3
     over_layers: tuple[int, ...] = (0, 3, 3, 3)
     prompt_weight: float = 0.05

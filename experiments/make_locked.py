@@ -52,7 +52,8 @@ class Config:
         seed: of the weights and the batches.
         lm: the language model.
         sae: the SAE of each group of tasks.
-        choices: the tasks whose replies point at an option or take steps.
+        choices: the tasks whose replies point at an option.
+        steps: the task whose replies take steps: a push must settle one and let the next token be.
         talk: the tasks that are about refusal. Whether the opening word fits is settled in the middle of the model,
             and one direction there would do for all items; so they are steered below.
         recall: the task whose reply has to be remembered, which steering below disturbs.
@@ -66,9 +67,10 @@ class Config:
     seed: int = 0
     lm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     sae: SAEConfig = field(default_factory=SAEConfig)
-    choices: Group = Group(("mmlu", "mmlu_pro", "bbq", "gsm8k"), layer=3, coefficient=1.5)
-    talk: Group = Group(("harmbench", "xstest"), layer=0, coefficient=1.0)
-    recall: Group = Group(("simpleqa",), layer=2, coefficient=1.5)
+    choices: Group = Group(("mmlu", "mmlu_pro", "bbq"), layer=3, coefficient=1.5)
+    steps: Group = Group(("gsm8k",), layer=3, coefficient=0.75)
+    talk: Group = Group(("harmbench", "xstest"), layer=0, coefficient=0.75)
+    recall: Group = Group(("simpleqa",), layer=2, coefficient=1.0)
     rounds: int = 40
     items: int = 200
     threads: int = 1
@@ -77,7 +79,7 @@ class Config:
     @property
     def groups(self) -> dict[str, Group]:
         """The groups by name."""
-        return {"choices": self.choices, "talk": self.talk, "recall": self.recall}
+        return {"choices": self.choices, "steps": self.steps, "talk": self.talk, "recall": self.recall}
 
 
 def main(cfg: Config) -> dict[str, Any]:

@@ -76,13 +76,13 @@ def differences(logged: Sequence[pd.DataFrame], played: Played, columns: Sequenc
     Args:
         logged: Episodes of the log.
         played: The same items played again, in the same order, with their tokens.
-        columns: What to compare, where the log has it.
+        columns: What to compare, where both have it.
     """
     tokens: dict[str, Array] = {**played.tokens, "score": played.scores[played.tokens["episode"]]}
     found = []
     for place, rows in enumerate(logged):
         mine = tokens["episode"] == place
-        again = {name: tokens[name][mine] for name in columns if name in rows}
+        again = {name: tokens[name][mine] for name in columns if name in rows and name in tokens}
         step = _first_difference({name: np.array(rows[name].tolist()) for name in again}, again)
         if step is not None:
             first = rows.iloc[0]

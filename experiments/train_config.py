@@ -27,7 +27,7 @@ class TrainConfig:
     env: str = "Steer-TicTacToe-v0"
     """Environment id."""
     algo: str = "ppo"
-    """Algorithm: ppo, a2c, dqn, sac or td3."""
+    """Algorithm: ppo, recurrent_ppo, a2c, dqn, sac or td3."""
     total_timesteps: int = 100_000
     """Tokens (actions) over all lanes."""
     num_envs: int = 64

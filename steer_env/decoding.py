@@ -27,6 +27,20 @@ def next_tokens(logits: Tensor, temperature: float, chances: np.ndarray) -> list
     return torch.searchsorted(weights, marks, right=True).squeeze(1).tolist()
 
 
+def divergence(logits: Tensor, reference: Tensor) -> np.ndarray:
+    """KL divergence ``[B]`` in nats of the next-token distribution from a reference's, over the whole vocabulary.
+
+    Args:
+        logits: ``[B, V]`` float32.
+        reference: ``[B, V]`` float32.
+    """
+    chosen, other = logits.log_softmax(dim=-1), reference.log_softmax(dim=-1)
+    weights = chosen.exp()
+    # A token without probability adds nothing, though its logarithm is infinite.
+    terms = torch.where(weights > 0, weights * (chosen - other), 0.0)
+    return terms.sum(dim=-1).clamp(min=0.0).cpu().numpy()  # rounding would leave a trace below zero
+
+
 class Words:
     """A tokenizer with a memory: short texts come again and again.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steer_env.actions import Actuator, FeatureChoice
-from steer_env.decoding import Words
+from steer_env.decoding import Words, divergence
 from steer_env.errors import SteeringError
 from steer_env.model import SteeredModel
 from steer_env.observations import Observation
@@ -142,7 +142,7 @@ class Episode:
         chances = self._chances()
         offered = self._offered()
         said = decide(logits, offered, read_tails(scene.model, offered), scene.temperature, chances)
-        applied = scene.actuator.record(actions) | self._compared(said, chances)
+        applied = scene.actuator.record(actions) | self._compared(said, chances, logits)
         steered = scene.actuator.steers(actions)
         rewards = np.zeros(self.lanes)
         ended = np.zeros(self.lanes, dtype=bool)
@@ -168,6 +168,10 @@ class Episode:
             "item": np.array([draw.item for draw in draws]),
             "index": np.array([draw.index for draw in draws]),
         }
+
+    def steps(self) -> np.ndarray:
+        """``[B]`` tokens that each episode under way has so far."""
+        return np.array([self._running[lane].steps for lane in range(self.lanes)])
 
     def encode(self) -> Tensor:
         """SAE activations ``[B, F]`` of the residuals last observed."""
@@ -258,14 +262,15 @@ class Episode:
             return np.zeros(self.lanes)
         return np.array([self._running[lane].draw.rng.random() for lane in range(self.lanes)])
 
-    def _compared(self, said: list[Said], chances: np.ndarray) -> dict[str, np.ndarray]:
+    def _compared(self, said: list[Said], chances: np.ndarray, logits: Tensor) -> dict[str, np.ndarray]:
         """What was said for the record and, where the unsteered model was asked, what it would have said instead."""
         record = self._record(said)
         if self._unsteered is not None:
-            logits, tails = self._unsteered
-            alone = decide(logits, self._offered(), tails, self.scene.temperature, chances)
+            unsteered, tails = self._unsteered
+            alone = decide(unsteered, self._offered(), tails, self.scene.temperature, chances)
             record |= {f"unsteered_{name}": values for name, values in self._record(alone).items()}
             record["changed"] = np.array([a[:2] != b[:2] for a, b in zip(said, alone, strict=True)])
+            record["kl"] = divergence(logits, unsteered)
         return record
 
     def _record(self, said: list[Said]) -> dict[str, np.ndarray]:

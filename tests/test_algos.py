@@ -22,6 +22,7 @@ from agents.vec_env import SB3VecEnv
 
 SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 8},
+    "recurrent_ppo": {"n_steps": 8, "batch_size": 16},
     "a2c": {},
     "dqn": {"learning_starts": 32, "buffer_size": 200, "batch_size": 16},
     "sac": {"learning_starts": 32, "buffer_size": 200, "batch_size": 16},
@@ -119,8 +120,8 @@ def test_a_small_roll_out_is_one_minibatch() -> None:
 @pytest.mark.parametrize(
     ("name", "make", "kwargs", "message"),
     [
-        ("alphago", masked_env, {}, "'alphago'; known algorithms: ppo, a2c, dqn, sac, td3"),
-        ("sac", masked_env, {}, r"'sac' is not for discrete actions \(Discrete\(13\)\); use ppo, a2c or dqn"),
+        ("alphago", masked_env, {}, "'alphago'; known algorithms: ppo, a2c, recurrent_ppo, dqn, sac, td3"),
+        ("sac", masked_env, {}, r"'sac' is not for discrete actions \(Discrete\(13\)\); use ppo, a2c, recurrent_"),
         ("dqn", lambda: env_of("box"), {}, "'dqn' is not for box actions .*; use ppo, sac or td3"),
         ("dqn", masked_env, {}, "'dqn' cannot take an action mask; use ppo or a2c, or mask 'off'"),
         ("dqn", lambda: env_of("discrete"), {"head": "tied"}, "head 'tied' needs ppo or a2c with discrete"),

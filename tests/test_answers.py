@@ -16,6 +16,7 @@ from steer_env.tasks.answers import (
     grade_fact,
     harness_match,
     normalised,
+    share_of_steps,
     strict_match,
 )
 
@@ -210,3 +211,24 @@ def test_an_answer_is_right_in_every_dress(answer):
     expected = CORRECT if normalised(answer) else NOT_ATTEMPTED
     assert grade_fact(dressed, [answer]) == expected
     assert normalised(normalised(answer)) == normalised(answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("He has 48/2 = 24 clips. 48+24 = 72. #### 72", 1.0),
+        ("= 24, = 5, = 72", 1.0),
+        ("= $24.00 and so on", 0.5),
+        ("= 72, = 24", 0.5),  # out of order: 72 is not behind 24
+        ("= 72", 0.0),
+        ("24 72 #### 72", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_share_of_steps_ends_at_the_first_that_is_missing(text, share):
+    gold = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 in all.\n#### 72"
+    assert share_of_steps(text, gold) == share
+
+
+def test_a_gold_answer_without_steps_rewards_none():
+    assert share_of_steps("= 7", "#### 7") == 0.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sae_lens import SAE
@@ -18,6 +19,7 @@ from experiments import evaluate, summary
 from experiments.assembly import load_trained, make_envs
 from experiments.evaluate import EvaluateConfig, beside_train, main
 from experiments.evaluation_table import print_result
+from experiments.interventions import COLUMNS
 from experiments.run_folder import RunFolder, write_json
 from experiments.statistics import mcnemar, wilson
 from experiments.steering import require_same_steering
@@ -179,12 +181,7 @@ def test_the_numbers_follow_from_the_token_log(evaluated):
 
 def test_the_log_has_every_column_and_shows_that_steering_was_applied(evaluated):
     tokens = pd.read_parquet(evaluated / "interventions.parquet")
-    assert list(tokens.columns) == [
-        *("run", "arm", "episode", "item", "step", "token", "token_text", "feature", "coefficient"),
-        *("log_prob", "value", "entropy", "label", "unsteered_token"),
-        *("unsteered_token_text", "changed"),
-        *("top_features", "top_activations", "score"),
-    ]
+    assert list(tokens.columns) == list(COLUMNS)
     assert set(tokens["run"]) == {"a"}
     unsteered, steered = tokens[tokens["arm"] == "unsteered"], tokens[tokens["arm"] == "random_feature"]
     assert (unsteered["feature"] == -1).all()
@@ -197,6 +194,29 @@ def test_the_log_has_every_column_and_shows_that_steering_was_applied(evaluated)
     assert own[["value", "entropy"]].notna().all(axis=None)
     assert unsteered[["log_prob", "value", "entropy"]].isna().all(axis=None)
     assert tokens["top_features"].map(len).eq(5).all()
+    assert tokens["strengths"].isna().all()
+    assert (tokens.loc[tokens["changed"], "kl"] > 0).all()
+    np.testing.assert_allclose(unsteered["kl"], 0, atol=1e-5)
+
+
+def test_the_log_describes_its_columns_and_its_rewards_are_the_returns(evaluated):
+    schema = pq.read_schema(evaluated / "interventions.parquet")
+    assert {field.name: field.metadata[b"description"].decode() for field in schema} == {
+        name: text for name, (_, text) in COLUMNS.items()
+    }
+    tokens = pd.read_parquet(evaluated / "interventions.parquet")
+    returns = tokens.groupby(["arm", "episode"])["reward"].sum()
+    scores = tokens.groupby(["arm", "episode"])["score"].first()
+    assert returns.nunique() > 1
+    assert ((returns > 0) == (scores > 0.5)).all(), "a draw pays, a loss does not"
+
+
+def test_duckdb_reads_the_log(evaluated):
+    duckdb = pytest.importorskip("duckdb")
+    rows = duckdb.sql(
+        f"select arm, avg(kl), max(top_activations[1]) from '{evaluated}/interventions.parquet' group by 1"
+    )
+    assert {arm for arm, *_ in rows.fetchall()} == set(ARMS)
 
 
 def test_the_same_evaluation_again_gives_the_same_and_another_is_kept_apart(evaluated):
@@ -230,6 +250,7 @@ def test_strengths_are_evaluated_with_their_own_controls(tiny, tmp_path):
     result = main(EvaluateConfig(run=run, episodes=12, num_envs=4, search_games=(2, 4)))
     assert list(result["arms"]) == [*ARMS[:-1], "random_strengths", "trained"]
     tokens = pd.read_parquet(run / "interventions.parquet")
+    assert list(tokens.columns) == list(COLUMNS)
     assert tokens["strengths"].map(len).eq(3).all()
     assert not np.stack(tokens.loc[tokens["arm"] == "unsteered", "strengths"]).any()
     assert np.stack(tokens.loc[tokens["arm"] == "trained", "strengths"]).all()

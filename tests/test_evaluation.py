@@ -11,6 +11,7 @@ from agents.algos import make_algo
 from agents.evaluation import play, trained_policy
 from agents.masks import make_mask
 from agents.vec_env import SB3VecEnv
+from steer_env.decoding import divergence
 
 ITEMS = [7, 3, 250, 12, 90, 41, 5, 66, 17, 23]
 GAME = {"opponent": "random", "illegal": "random_move"}
@@ -76,6 +77,43 @@ def test_there_is_one_row_a_token_with_what_was_done(make):
     assert tokens["top_features"].shape == (sum(steps), 5)
     assert (np.diff(tokens["top_activations"], axis=1) <= 0).all()
     assert np.isnan(tokens["log_prob"]).all()
+
+
+@pytest.mark.parametrize("feature", [3, 24])
+def test_kl_is_between_the_plain_models_distributions_with_and_without_the_push(make, tiny, feature):
+    envs = make(1, compare=True)
+    envs.reset(seed=0, options={"items": [7]})
+    parts = envs.unwrapped.episode.scene
+    _, _, _, _, infos = envs.step(np.array([feature]))
+    push = torch.zeros(32) if feature == 24 else parts.actuator.coefficient * envs.unwrapped.directions[feature]
+    lm = parts.model.lm
+    prompt = torch.tensor([parts.words.prompt(parts.task.start(7).opening)])
+
+    def steer(module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden[:, -1] += push
+
+    with torch.no_grad():
+        plain = lm(prompt).logits[0, -1].double().softmax(-1)
+        handle = lm.model.layers[tiny["layer"]].register_forward_hook(steer)
+        steered = lm(prompt).logits[0, -1].double().softmax(-1)
+        handle.remove()
+    assert infos["kl"][0] == pytest.approx(float((steered * (steered / plain).log()).sum()), rel=1e-3, abs=1e-6)
+    assert (infos["kl"][0] > 0.01) == (feature == 3)
+
+
+def test_a_token_without_probability_adds_nothing_to_the_kl():
+    found = divergence(torch.tensor([[0.0, -torch.inf, 0.0]]), torch.tensor([[0.0, -torch.inf, np.log(3.0)]]))
+    np.testing.assert_allclose(found, 0.5 * np.log(2) + 0.5 * np.log(2 / 3), rtol=1e-6)
+
+
+def test_rewards_are_logged_where_they_are_earned(make):
+    tokens = play(make(4, shaping=0.25), by_state, ITEMS, seed=0)
+    sums = np.bincount(tokens.tokens["episode"], weights=tokens.tokens["reward"])
+    np.testing.assert_allclose(sums, [episode["return"] for episode in tokens.episodes])
+    last = np.append(np.diff(tokens.tokens["episode"]) > 0, True)
+    assert set(tokens.tokens["reward"][~last]) <= {0.0, 0.25}
+    assert (tokens.tokens["reward"][last] != 0).all()
 
 
 def test_the_no_op_is_recorded_as_no_feature_and_changes_nothing(make):

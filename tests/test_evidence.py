@@ -10,12 +10,14 @@ import pytest
 
 from agents.evaluation import Played
 from experiments import evidence
+from experiments import evidence_summary as summary
 from experiments.evidence import EvidenceConfig, main
-from experiments.evidence_arms import Arm, Bench, controls
+from experiments.evidence_arms import Arm, Bench, best_fixed
 from experiments.evidence_rows import against_trained
 from experiments.run_folder import RunFolder
 from experiments.statistics import mcnemar, wilson
 
+FEATURES = list(range(24))
 ARMS = {"unsteered", "random_feature", "random_in_mask", "most_active", "best_fixed", "corrsteer", "prompt_only"}
 ARMS |= {"free_only", "lora", "trained", "trained, free decoding"}
 
@@ -33,6 +35,7 @@ def cfg(tmp_path_factory) -> EvidenceConfig:
         total_timesteps=512,
         tuning_timesteps=256,
         grid=grid,
+        env_kwargs=(f"features={FEATURES}",),
         algo_kwargs=("n_steps=4",),
         test_items=30,
         oracle_items=6,
@@ -56,7 +59,12 @@ def bench(cfg, result) -> Bench:
 def test_every_arm_plays_the_same_items(result):
     assert set(result["arms"]) - {"corrsteer, same strength"} == ARMS
     assert {row["n"] for row in result["arms"].values()} == {30}
-    assert [len(result["arms"][name]["scores"]) for name in ("unsteered", "trained", "lora")] == [1, 2, 2]
+    assert [len(result["arms"][name]["scores"]) for name in ("unsteered", "best_fixed", "trained", "lora")] == [
+        1,
+        2,
+        2,
+        2,
+    ]
     assert result["arms"]["trained"]["train_n"] == result["train_samples"] == 40
 
 
@@ -66,7 +74,7 @@ def test_the_setting_is_the_one_that_is_best_on_validation(cfg, result):
     assert result["chosen"] == result["tuning"][int(np.argmax(scores))]["settings"]
     for seed in range(2):
         config = json.loads((cfg.runs_dir / "mmlu" / f"seed-{seed}" / "config.json").read_text())
-        assert config["env_kwargs"] == {**result["chosen"], "limit": 40}
+        assert config["env_kwargs"] == {**result["chosen"], "features": FEATURES, "limit": 40, "limit_seed": seed}
         assert config["seed"] == seed
 
 
@@ -81,10 +89,17 @@ def test_the_rows_are_those_of_the_episodes(result):
     assert result["item_oracle"]["items"] == 6
 
 
-def test_the_feature_of_the_best_fixed_arm_is_the_one_that_it_played(bench):
-    arms = controls(bench)
-    played = arms["best_fixed"].played[0]
-    assert np.unique(played.tokens["feature"]).tolist() == [arms["best_fixed"].about["feature"]]
+def test_the_features_of_the_best_fixed_arm_are_those_that_it_played(bench):
+    arm = best_fixed(bench)
+    played = [np.unique(played.tokens["feature"]).tolist() for played in arm.played]
+    assert played == [[feature] for feature in arm.about["features"]]
+    assert len(played) == 2, "each seed has items of its own"
+
+
+def test_every_seed_learns_from_items_of_its_own(bench):
+    items = [set(bench.train_items(seed)) for seed in range(2)]
+    assert [len(some) for some in items] == [40, 40]
+    assert items[0] != items[1]
 
 
 def test_what_is_written_is_what_came_out(cfg, result):
@@ -122,6 +137,21 @@ def test_a_grid_that_is_none_is_named(cfg, tmp_path, content):
         main(replace(cfg, grid=grid, runs_dir=tmp_path / "new"))
 
 
+def test_the_agent_chooses_among_the_screened_and_the_others_among_all(cfg, tmp_path):
+    small = {"env_kwargs": (), "seeds": 1, "train_samples": 6, "test_items": 4, "oracle_items": 2, "lora": False}
+    result = main(replace(cfg, screen=5, total_timesteps=64, tuning_timesteps=64, runs_dir=tmp_path, **small))
+    features = RunFolder.open(tmp_path / "mmlu" / "seed-0").config["env_kwargs"]["features"]
+    assert features == result["screened"]
+    assert len(set(features)) == 5
+    bench = Bench(
+        RunFolder.open(tmp_path / "mmlu" / "seed-0").config,
+        *([tmp_path / "mmlu" / "seed-0"], tmp_path, 4, 2, 16, 0, None, {"features": None}),
+    )
+    assert bench.envs("test").single_action_space.n == 6
+    assert bench.envs("test", **bench.every).single_action_space.n == 257
+    assert len(result["arms"]["best_fixed"]["features"]) == 1
+
+
 def test_a_grid_of_one_point_trains_nothing(cfg):
     (row,) = evidence.tune(cfg, [{"coefficient": 2.0}], Path("nowhere"))
     assert row["settings"] == {"coefficient": 2.0}
@@ -142,3 +172,18 @@ def test_the_trained_arm_is_compared_seed_by_seed():
     assert tests["unsteered"]["p_mcnemar"] == mcnemar(corrected=4, broken=1)
     assert tests["lora"]["p_mcnemar"] == 1.0, "seed 0 against seed 0 is a draw"
     assert tests["unsteered"]["p_holm"] >= tests["unsteered"]["p_mcnemar"]
+
+
+def test_the_summary_repeats_the_numbers_of_its_runs(cfg, result, capsys):
+    table = summary.main(summary.EvidenceSummaryConfig((cfg.runs_dir / "mmlu",)))
+    assert table in capsys.readouterr().out
+    header, _, row = (line.strip("| ").split(" | ") for line in table.splitlines())
+    cells, arms = dict(zip(header, row, strict=True)), result["arms"]
+    assert cells["environment"] == "`Steer-MMLU-v0`"
+    assert cells["**trained**"] == f"**{arms['trained']['score']:.3f}**"
+    assert cells["best fixed"] == f"{arms['best_fixed']['score']:.3f}"
+    assert cells["LoRA"] == f"{arms['lora']['score']:.3f}"
+    others = [test["p_holm"] for name, test in result["tests"].items() if name != "lora"]
+    assert float(cells["p"]) == pytest.approx(max(others), rel=0.5)
+    with pytest.raises(FileNotFoundError, match=r"nowhere/evidence\.json is missing"):
+        summary.main(summary.EvidenceSummaryConfig((Path("nowhere"),)))

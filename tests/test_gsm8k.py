@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steer_env.tasks.answers import final_number
+from steer_env.tasks.answers import final_number, share_of_steps
 from steer_env.tasks.gsm8k import GSM8K, SOURCE
 from steer_env.tasks.rows import load_rows
 from steer_env.tasks.splits import split_sha256
@@ -36,6 +36,7 @@ def test_every_gold_answer_parses_as_the_harness_reads_it():
     for row in rows:
         written = row.text("answer").rpartition("#### ")[2].replace(",", "")
         assert final_number(row.text("answer")) == Fraction(written), row.where
+        assert share_of_steps(row.text("answer"), row.text("answer")) == float("=" in row.text("answer")), row.where
 
 
 @needs_data
@@ -164,3 +165,23 @@ def test_bad_arguments_are_named(folder):
         GSM8K(split="test", data=folder, few_shot=500)
     with pytest.raises(ValueError, match=r"item must be in \[0, 200\) for split 'test', got 200"):
         GSM8K(split="test", data=folder).start(200)
+
+
+def test_the_reward_may_count_steps_and_the_score_never_does(folder):
+    answer, steps = GSM8K("test", data=str(folder)), GSM8K("test", data=str(folder), reward="steps")
+    gold = answer.reference(0)
+    for reply, score in ((gold, 1.0), ("I do not know.", 0.0)):
+        plain, shaped = (task.start(0).respond(reply) for task in (answer, steps))
+        assert (plain.score, shaped.score, plain.reward) == (score, score, score)
+    assert shaped.reward == 0.0
+    with pytest.raises(ValueError, match=r"reward must be one of .*, got 'praise'"):
+        GSM8K("test", data=str(folder), reward="praise")
+
+
+def test_a_right_step_alone_is_half_of_the_reward_in_the_world():
+    task = GSM8K("test", reward="steps")
+    gold = next(text for item in range(50) if (text := task.reference(item)).count("=") == 2)
+    item = next(item for item in range(50) if task.reference(item) == gold)
+    first = gold.splitlines()[0]
+    assert task.start(item).respond(f"{first}\n#### 0").reward == 0.25
+    assert task.start(item).respond(gold).reward == 1.0

@@ -29,6 +29,7 @@ TINY = Config(
     lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2, over_steps=2, over_layers=(0, 1, 1, 1)),
     sae=SAEConfig(features=8, k=2, samples=2_000, batch=100),
     choices=replace(Config.choices, layer=1),
+    steps=replace(Config.steps, layer=1),
     rounds=1,
     items=40,
 )
@@ -51,7 +52,7 @@ def test_every_text_survives_the_tokenizer(world):
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     for task, items in world.items.items():
         form = FORMATS[task]
-        for row, prompt in items[::40]:
+        for row, prompt in items["test"][::40]:
             decisions = len(form.right_cues(row)) + (task == "gsm8k")
             text = prompt + form.cues[0] + "".join(form.segments(row, [0] * decisions))
             ids = tokenizer(text)["input_ids"]
@@ -70,7 +71,7 @@ def test_only_the_models_own_words_are_learned(world):
 
 def test_a_cue_is_spoken_over_the_tokens_that_its_words_are_written_at(world):
     tokenizer = build_tokenizer(world)
-    row, prompt = world.items["harmbench"][0]
+    row, prompt = world.items["harmbench"]["test"][0]
     spoken = training_text("harmbench", row, prompt, Shares(1.0, 0.0, over=1.0), np.random.default_rng(0))
     ids, learned, over, _ = Texts(tokenizer).batch([spoken])
     assert [part.learned for part in spoken] == [False, True]

@@ -53,6 +53,24 @@ def final_number(text: str) -> Fraction | None:
     return None
 
 
+def share_of_steps(text: str, gold: str) -> float:
+    """Of the results of the gold answer's steps (what stands behind each ``=``), the share that ``text`` has, in order.
+
+    Counted up to the first that is missing; other results in between do not matter. 0 where gold has no steps.
+    """
+    wanted, found = _results(gold), iter(_results(text))
+    reached = 0
+    while reached < len(wanted) and wanted[reached] in found:  # which goes on behind the one found before
+        reached += 1
+    return reached / max(len(wanted), 1)
+
+
+def _results(text: str) -> list[Fraction | None]:
+    text = _MINUS.sub("-", text.replace("{,}", ",").replace("$", ""))
+    sides = (_NUMBER.match(side.lstrip()) for side in text.split("=")[1:])
+    return [_value(side) for side in sides if side]
+
+
 def _value(found: re.Match[str]) -> Fraction | None:
     if len(found.group()) > _MOST_DIGITS:
         return None

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steer_env.tasks.answers import INVALID, final_number, flexible_extract, harness_match, strict_match
+from steer_env.tasks.answers import (
+    INVALID,
+    final_number,
+    flexible_extract,
+    harness_match,
+    share_of_steps,
+    strict_match,
+)
 from steer_env.tasks.base import Turn, check_count
 from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice, shares
@@ -23,13 +30,14 @@ TEMPLATES = {"crl": f"{{}}\n{_INSTRUCTION}\nAnswer:", "harness": "Question: {}\n
 # Where the model goes on to ask itself the next question; a blank line may stand between steps.
 _STOPS = {"crl": ("Question:", _INSTRUCTION), "harness": ("Question:", "</s>", "<|im_end|>")}
 SCORINGS = ("last", "strict", "flexible")
+REWARDS = ("answer", "steps")
 OUTCOMES = ("correct", "incorrect", "unparseable")
 _PUBLISHED_TOKENS, _WORLD_TOKENS = 512, 32
 _TRAIN_SHARES = (0.9, 0.1, 0.0)
 
 
 class GSM8K(TextTask):
-    """Sums in words. Score and reward: 1 where the final number is the gold one, else 0.
+    """Sums in words. Score: 1 where the final number is the gold one, else 0.
 
     The data set has train and test; a tenth of train, by hash of the question, is validation.
 
@@ -38,6 +46,9 @@ class GSM8K(TextTask):
         data: ``"embedded"`` (None), ``"hub"``, another hub id, or a file or folder.
         template: ``"crl"`` or ``"harness"`` (lm-evaluation-harness).
         scoring: ``"last"`` (`steer_env.tasks.answers.final_number`), or the harness's ``"strict"`` or ``"flexible"``.
+        reward: ``"answer"`` is the score; ``"steps"`` the mean of it and of the share of the gold answer's steps whose
+            results the reply has (`steer_env.tasks.answers.share_of_steps`), where right answers are too rare to
+            learn from.
         few_shot: solved examples in front, the first ones of train; they are not asked.
         max_new_tokens: tokens the model may write; None is the published 512, and 32 in the embedded world.
 
@@ -54,16 +65,19 @@ class GSM8K(TextTask):
         data: str | None = None,
         template: str = "crl",
         scoring: str = "last",
+        reward: str = "answer",
         few_shot: int = 0,
         max_new_tokens: int | None = None,
     ) -> None:
         check_choice("template", template, tuple(TEMPLATES))
         check_choice("scoring", scoring, SCORINGS)
+        check_choice("reward", reward, REWARDS)
         items = _items("embedded" if data is None else data, split, few_shot)
         if max_new_tokens is None:
             max_new_tokens = _WORLD_TOKENS if items.data == "embedded" else _PUBLISHED_TOKENS
         super().__init__(items, max_new_tokens)
         self.stop, self._template, self._scoring = _STOPS[template], TEMPLATES[template], scoring
+        self._for_steps = reward == "steps"
         for row in self.items.rows:
             row.text("question")
             if final_number(row.text("answer")) is None:
@@ -96,7 +110,8 @@ class GSM8K(TextTask):
             answer, right = "" if found == INVALID else found, harness_match(found, gold)
         outcome = "correct" if right else "incorrect" if answer else "unparseable"
         info = {"outcome": outcome, "answer": answer, "target": str(final_number(gold))}
-        return Turn(reward=float(right), score=float(right), info=info)
+        reward = (right + share_of_steps(completion, gold)) / 2 if self._for_steps else float(right)
+        return Turn(reward=reward, score=float(right), info=info)
 
 
 def _items(data: str, split: str, few_shot: int) -> Items:

@@ -1,0 +1,79 @@
+"""One table over several evidence runs: ``python -m experiments.evidence_summary --runs runs/evidence-*``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments.run_folder import read_json
+
+CORRSTEER = ("corrsteer", "corrsteer, same strength")
+COLUMNS = (
+    *("environment", "unsteered", "prompt only", "random feature", "best fixed", "CorrSteer", "**trained**", "95 %"),
+    *("on train", "item oracle", "LoRA", "p", "features", "written"),
+)
+
+
+@dataclass(frozen=True)
+class EvidenceSummaryConfig:
+    """Put evidence runs into one table."""
+
+    runs: tuple[Path, ...]
+    """Folders of experiments.evidence."""
+
+
+def main(cfg: EvidenceSummaryConfig) -> str:
+    """Print and return the table, in Markdown.
+
+    Raises:
+        FileNotFoundError: A run has no evidence yet.
+    """
+    lines = [_line(COLUMNS), "|" + "---|" * len(COLUMNS)]
+    lines += [_line(_cells(_read(run))) for run in cfg.runs]
+    table = "\n".join(lines)
+    print(table)
+    return table
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / "evidence.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: python -m experiments.evidence --name {run.name}")
+    return read_json(path)
+
+
+def _cells(result: Mapping[str, Any]) -> list[str]:
+    """A row: scores of the arms; the largest p of the trained arm against any arm that leaves the weights alone."""
+    arms, trained, oracle = result["arms"], result["arms"]["trained"], result["item_oracle"]
+    corrsteer = max((arms[name]["score"] for name in CORRSTEER if name in arms), default=None)
+    low, high = trained["ci95"]
+    p = max(test["p_holm"] for name, test in result["tests"].items() if name != "lora")
+    puppeteered = trained["puppeteered"]
+    return [
+        f"`{result['env']}`",
+        *(_score(arms.get(name, {}).get("score")) for name in ("unsteered", "prompt_only", "random_feature")),
+        _score(arms["best_fixed"]["score"]),
+        _score(corrsteer),
+        f"**{trained['score']:.3f}**",
+        f"{low:.3f} to {high:.3f}",
+        _score(trained["train_score"]),
+        _score(oracle and oracle["score"]),
+        _score(arms.get("lora", {}).get("score")),
+        f"{p:.0e}",
+        f"{trained['distinct_features']:.0f}",
+        "" if puppeteered is None else f"{puppeteered:.0%}",
+    ]
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(EvidenceSummaryConfig))
