@@ -15,16 +15,13 @@ def markdown(result: dict[str, Any]) -> str:
     """The table of arms, and what stands beside it, from the content of ``evidence.json``."""
     arms, tests = result["arms"], result["tests"]
     trained, found = arms["trained"], result["item_oracle"]
+    chosen = "chosen on validation" if len(result["tuning"]) > 1 else "given"
+    screened = result["screened"] and f"The agent chooses among {len(result['screened'])} features, screened on train."
     lines = [
         f"# {result['env']}",
         "",
         f"{trained['n']} test items; {len(trained['scores'])} training seeds on {result['train_samples']} items; "
-        f"chosen on validation: `{result['chosen'] or 'the defaults'}`."
-        + (
-            f" The agent chooses among {len(result['screened'])} features, screened on train."
-            if result["screened"]
-            else ""
-        ),
+        f"{chosen}: `{result['chosen'] or 'the defaults'}`. {screened or ''}".rstrip(),
         "",
         "| arm | score | 95 % | corrected | broken | p against unsteered | coherence | features | tokens | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",

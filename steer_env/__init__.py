@@ -15,6 +15,7 @@ _IDS: dict[str, dict[str, Any]] = {
     "Steer-HarmBench-v0": {"task": "harmbench"},
     "Steer-XSTest-v0": {"task": "xstest"},
     "Steer-SimpleQA-v0": {"task": "simpleqa"},
+    "Steer-Stories-v0": {"task": "stories"},
     "Steer-TicTacToe-v0": {"task": "tictactoe"},
     "AutoSteer-TicTacToe-v0": {"task": "tictactoe", "action": "strengths", "observation": "board"},
 }

@@ -504,4 +504,32 @@ FAULTS = [
         "gains = alone.copy()",
         "test_screening.py::test_the_next_row_is_the_best_addition_and_not_the_best_alone",
     ),
+    Fault(
+        "the opening's own words count",
+        "steer_env/tasks/stories.py",
+        ' if noun not in _named(_words(row.text("opening")), goal)]',
+        "]",
+        "test_stories.py::test_the_openings_own_words_do_not_count_in_either_number",
+    ),
+    Fault(
+        "letters that look like words earn",
+        "steer_env/tasks/stories.py",
+        "if level < COHERENT or not all(map(is_known, words)):",
+        "if level < COHERENT:",
+        "test_stories.py::test_gibberish_earns_nothing_even_with_the_word_in_it",
+    ),
+    Fault(
+        "a word that is cut off counts",
+        "steer_env/tasks/stories.py",
+        'sentence = _CUT_WORD.sub("", sentence)',
+        "pass",
+        "test_stories.py::test_a_last_word_that_may_be_cut_off_does_not_count",
+    ),
+    Fault(
+        "people of one split are in another",
+        "steer_env/tasks/story_openings.py",
+        "people = of_split(GIRLS, split) + of_split(BOYS, split)",
+        "people = [*GIRLS, *BOYS]",
+        "test_stories.py::test_no_name_place_or_sentence_is_in_two_splits",
+    ),
 ]

@@ -13,6 +13,7 @@ from steer_env.tasks.mmlu import MMLU
 from steer_env.tasks.mmlu_pro import MMLUPro
 from steer_env.tasks.multiple_choice import DECODE
 from steer_env.tasks.simpleqa import SimpleQA
+from steer_env.tasks.stories import Stories
 from steer_env.tasks.tictactoe import TicTacToe
 from steer_env.tasks.xstest import XSTest
 
@@ -23,6 +24,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "mmlu": MMLU,
     "mmlu_pro": MMLUPro,
     "simpleqa": SimpleQA,
+    "stories": Stories,
     "tictactoe": TicTacToe,
     "xstest": XSTest,
 }
