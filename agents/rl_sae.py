@@ -1,0 +1,227 @@
+"""What the features of an RL agent's SAE stand for, and what they do: scores against predicates, and substitution.
+
+A feature is any column of numbers over states, so that raw neurons, principal components and the features of an
+untrained network are measured by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+
+from agents.recording import Recording
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+_RIDGE = 1e-2
+
+
+@contextmanager
+def playing_through(policy: BasePolicy, module: str, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, ``replace`` stands between a module and what reads it: ``[n, M]`` to ``[n, M]``.
+
+    Raises:
+        AttributeError: the policy has no such module.
+    """
+    handle = policy.get_submodule(module).register_forward_hook(lambda _, inputs, output: replace(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def without_feature(sae: Any, feature: int) -> Callable[[Tensor], Tensor]:
+    """For :func:`playing_through`: the reconstruction with one feature at zero."""
+
+    def replace(acts: Tensor) -> Tensor:
+        active = sae.encode(acts)
+        active[..., feature] = 0.0
+        kept: Tensor = sae.decode(active)
+        return kept
+
+    return replace
+
+
+def split_rows(recording: Recording, seed: int, held_out: float = 0.5) -> tuple[Bools, str]:
+    """Rows to learn from (True) and to test on, such that nothing learnt from is tested on.
+
+    Where observations repeat (half of them or more), all rows with one observation go to one side; otherwise all
+    rows of one trajectory do.
+
+    Returns:
+        ``[N]``, and ``"observation"`` or ``"trajectory"``, what was kept together.
+    """
+    flat = np.concatenate([rows.reshape(len(recording), -1) for rows in recording.observations.values()], axis=1)
+    kinds, which = np.unique(flat, axis=0, return_inverse=True)
+    unit = "observation" if 2 * len(kinds) <= len(recording) else "trajectory"
+    group = which.reshape(-1) if unit == "observation" else recording.steps["trajectory"]
+    names = np.unique(group)
+    test = np.random.default_rng(seed).permutation(names)[: round(held_out * len(names))]
+    return ~np.isin(group, test), unit
+
+
+def first_of_each(recording: Recording) -> npt.NDArray[np.int64]:
+    """Rows that hold each distinct observation once, in order."""
+    flat = np.concatenate([rows.reshape(len(recording), -1) for rows in recording.observations.values()], axis=1)
+    return np.sort(np.unique(flat, axis=0, return_index=True)[1])
+
+
+def auroc(scores: npt.ArrayLike, truths: npt.ArrayLike) -> Floats:
+    """Area under the ROC curve of every score for every truth, ties counted half (Mann and Whitney 1947).
+
+    Args:
+        scores: ``[N, F]``.
+        truths: ``[N, P]`` booleans.
+
+    Returns:
+        ``[F, P]``; NaN where a truth holds everywhere or nowhere.
+    """
+    ranks = stats.rankdata(np.asarray(scores), axis=0)
+    labels = np.asarray(truths, dtype=np.float64)
+    positive = labels.sum(axis=0)
+    pairs = positive * (len(labels) - positive)
+    wins = ranks.T @ labels - positive * (positive + 1) / 2
+    return np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0)
+
+
+@dataclass(frozen=True)
+class Match:
+    """The feature that tells a predicate best, chosen on one set of states and measured on another.
+
+    Attributes:
+        feature: its column.
+        sign: 1 where high values mean true, -1 where low ones do.
+        chosen: AUROC where it was chosen.
+        auroc: AUROC where it is measured.
+        f1: harmonic mean of precision and recall there, at the threshold that was best where it was chosen.
+        p: share of shuffled predicates that the feature tells as well, that is, chance.
+    """
+
+    feature: int
+    sign: int
+    chosen: float
+    auroc: float
+    f1: float
+    p: float
+
+
+def best_matches(
+    train: Floats, train_truths: Mapping[str, Bools], test: Floats, test_truths: Mapping[str, Bools], **kwargs: int
+) -> dict[str, Match]:
+    """For every predicate the feature that tells it best.
+
+    Args:
+        train: ``[N, F]`` features of the states on which the choice is made.
+        train_truths: ``[N]`` by predicate.
+        test: ``[N', F]`` features of the other states.
+        test_truths: ``[N']`` by predicate; one that holds everywhere or nowhere on either side is left out.
+        kwargs: ``shuffles`` and ``seed`` of :func:`chance`.
+    """
+    found = {}
+    for name in train_truths:
+        truth, later = train_truths[name], test_truths[name]
+        if any(labels.all() or not labels.any() for labels in (truth, later)):
+            continue
+        scores = auroc(train, truth[:, None])[:, 0]
+        feature = int(np.abs(scores - 0.5).argmax())
+        sign = 1 if scores[feature] >= 0.5 else -1
+        chosen, measured = sign * train[:, feature], sign * test[:, feature]
+        value = float(auroc(measured[:, None], later[:, None])[0, 0])
+        found[name] = Match(
+            feature,
+            sign,
+            float(auroc(chosen[:, None], truth[:, None])[0, 0]),
+            value,
+            f1(measured > best_threshold(chosen, truth), later),
+            chance(measured, later, value, **kwargs),
+        )
+    return found
+
+
+def faithful_features(
+    train: Floats, train_truths: Mapping[str, Bools], test: Floats, test_truths: Mapping[str, Bools], bar: float = 0.9
+) -> list[int]:
+    """Features with an AUROC of at least ``bar`` for some predicate, both where that was found and elsewhere."""
+    labels = np.stack(list(train_truths.values()), axis=1)
+    elsewhere = np.stack(list(test_truths.values()), axis=1)
+    first, second = np.nan_to_num(auroc(train, labels), nan=0.5), np.nan_to_num(auroc(test, elsewhere), nan=0.5)
+    high = ((first >= bar) & (second >= bar)) | ((first <= 1 - bar) & (second <= 1 - bar))
+    return np.flatnonzero(high.any(axis=1)).tolist()
+
+
+def chance(scores: Floats, truth: Bools, value: float, shuffles: int = 1000, seed: int = 0) -> float:
+    """How often a shuffled truth is told as well: permutation p-value of an AUROC, one-sided, never 0."""
+    rng = np.random.default_rng(seed)
+    shuffled = np.stack([rng.permutation(truth) for _ in range(shuffles)], axis=1)
+    null = auroc(scores[:, None], shuffled)[0]
+    return float((1 + (null >= value - 1e-12).sum()) / (1 + shuffles))
+
+
+def f1(said: Bools, truth: Bools) -> float:
+    """Harmonic mean of precision and recall; 0 where nothing is rightly said."""
+    right = int((said & truth).sum())
+    return 2 * right / max(int(said.sum()) + int(truth.sum()), 1)
+
+
+def best_threshold(scores: Floats, truth: Bools) -> float:
+    """The threshold above which saying "true" has the highest F1, among the scores' percentiles and just below."""
+    candidates = np.unique(np.concatenate([[np.nextafter(scores.min(), -np.inf)], np.percentile(scores, range(101))]))
+    return float(max(candidates, key=lambda bar: f1(scores > bar, truth)))
+
+
+def linear_probe(train: Floats, truth: Bools, test: Floats) -> Floats:
+    """``[N']`` scores of a ridge regression of a predicate, inputs standardised: what can be read off linearly.
+
+    Args:
+        train: ``[N, D]`` with ``truth [N]``.
+        test: ``[N', D]``.
+    """
+    mean, spread = train.mean(axis=0), train.std(axis=0)
+    spread = np.where(spread > 1e-12, spread, 1.0)
+    inputs, target = (train - mean) / spread, truth - truth.mean()
+    system = inputs.T @ inputs + _RIDGE * len(inputs) * np.eye(inputs.shape[1])
+    scores: Floats = (test - mean) / spread @ np.linalg.solve(system, inputs.T @ target)
+    return scores
+
+
+def auroc_gain(
+    scores: Floats, bar: Floats, truth: Bools, seed: int, resamples: int = 1000
+) -> tuple[float, float, float]:
+    """How much better ``scores`` tell a truth than ``bar`` does on the same states.
+
+    Args:
+        scores: ``[N]``.
+        bar: ``[N]``.
+        truth: ``[N]``.
+        seed: of the bootstrap over states.
+        resamples: of the bootstrap.
+
+    Returns:
+        The difference of AUROCs, and its one-sided 95 % lower bound and p-value that there is none.
+    """
+    rng = np.random.default_rng(seed)
+    both = np.stack([scores, bar], axis=1)
+    gains = []
+    for _ in range(resamples):
+        rows = rng.integers(len(truth), size=len(truth))
+        values = auroc(both[rows], truth[rows, None])[:, 0]
+        gains.append(values[0] - values[1])
+    known = np.array(gains)[np.isfinite(gains)]
+    first, second = auroc(both, truth[:, None])[:, 0]
+    return float(first - second), float(np.quantile(known, 0.05)), float((1 + (known <= 0).sum()) / (1 + len(known)))
+
+
+def principal_components(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """``[N, M]`` and ``[N', M]`` in the principal axes of the first, in order of variance."""
+    mean = train.mean(dim=0)
+    axes = torch.linalg.svd((train - mean).double(), full_matrices=False).Vh.T.to(train)
+    return (train - mean) @ axes, (test - mean) @ axes

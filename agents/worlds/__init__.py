@@ -1,0 +1,20 @@
+"""Small worlds with known answers, for looking inside the agents that play them; importing registers them."""
+
+import gymnasium as gym
+
+from agents.worlds.minatar import GAMES
+
+gym.register(
+    "KingRookKing-v0",
+    entry_point="agents.worlds.king_rook_king:KingRookKing",
+    vector_entry_point="agents.worlds.king_rook_king:KingRookKingVectorEnv",
+    max_episode_steps=50,
+)
+gym.register("GridWorld-v0", entry_point="agents.worlds.gridworlds:GridWorld", max_episode_steps=100)
+for _game in GAMES:
+    gym.register(
+        f"MinAtar{_game.title().replace('_', '')}-v0",
+        entry_point="agents.worlds.minatar:MinAtar",
+        kwargs={"game": _game},
+        max_episode_steps=5_000,
+    )

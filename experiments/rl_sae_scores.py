@@ -1,0 +1,180 @@
+"""Scores of columns of numbers (features, neurons, components) against the predicates of recorded states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from agents.recording import Recording
+from agents.rl_sae import (
+    Bools,
+    Floats,
+    auroc,
+    auroc_gain,
+    best_matches,
+    faithful_features,
+    first_of_each,
+    linear_probe,
+    split_rows,
+    without_feature,
+)
+from experiments.statistics import holm
+
+Rows = npt.NDArray[np.int64]
+GOOD = 0.9
+
+
+@dataclass(frozen=True)
+class States:
+    """Recorded states in two halves, to learn from and to test on.
+
+    Attributes:
+        recording: all of them, with the activations of ``module`` and ``outputs``.
+        module: what is decomposed.
+        outputs: what puts out the Q values or logits.
+        visited: rows to learn from, as often as they came.
+        train: the same, each distinct observation once.
+        test: the other half's rows, each distinct observation once.
+        unit: what was kept together in splitting (see ``split_rows``).
+    """
+
+    recording: Recording
+    module: str
+    outputs: str
+    visited: Rows
+    train: Rows
+    test: Rows
+    unit: str
+
+    def acts(self, rows: Rows) -> Tensor:
+        """``[n, M]`` activations of the module."""
+        return self.recording.activations[self.module][rows]
+
+    def said(self, rows: Rows) -> Floats:
+        """``[n, A]`` outputs of the network."""
+        return self.recording.activations[self.outputs][rows].double().numpy()
+
+    def truths(self, rows: Rows) -> dict[str, Bools]:
+        """``[n]`` each, of the predicates that hold in some states of either half but not in all."""
+        halves = (self.train, self.test)
+        return {
+            name: values[rows]
+            for name, values in self.recording.predicates.items()
+            if all(values[half].any() and not values[half].all() for half in halves)
+        }
+
+
+def split_states(recording: Recording, module: str, outputs: str, seed: int) -> States:
+    """Halve a recording so that no state learnt from is tested on."""
+    learn, unit = split_rows(recording, seed)
+    distinct = first_of_each(recording)
+    return States(
+        recording,
+        module,
+        outputs,
+        np.flatnonzero(learn),
+        distinct[learn[distinct]],
+        distinct[~learn[distinct]],
+        unit,
+    )
+
+
+def score_columns(train: Tensor, test: Tensor, states: States, seed: int, shuffles: int) -> dict[str, Any]:
+    """What columns stand for.
+
+    Args:
+        train: ``[n, F]`` at ``states.train``.
+        test: ``[n', F]`` at ``states.test``.
+        states: whose predicates are told.
+        seed: of the permutation test.
+        shuffles: of the permutation test.
+
+    Returns:
+        ``predicates``: for each the best column, chosen on train, with its AUROC, F1 and p (Holm over predicates) on
+        test; ``mean_auroc`` over them; ``told``, how many reach 0.9 there; ``features``, how many columns have an
+        AUROC of 0.9 for some predicate on both halves; ``live``, how many are not constant; ``shuffled_features``,
+        ``features`` again after shuffling the states' predicates.
+    """
+    learn, later = states.truths(states.train), states.truths(states.test)
+    first, second = train.double().numpy(), test.double().numpy()
+    matches = best_matches(first, learn, second, later, shuffles=shuffles, seed=seed)
+    adjusted = holm({name: match.p for name, match in matches.items()})
+    rng = np.random.default_rng(seed)
+    mixed, other = rng.permutation(len(first)), rng.permutation(len(second))
+    shuffled = faithful_features(first[mixed], learn, second[other], later, GOOD)
+    values = [match.auroc for match in matches.values()]
+    return {
+        "live": int((first.std(axis=0) > 0).sum()),
+        "features": len(faithful_features(first, learn, second, later, GOOD)),
+        "shuffled_features": len(shuffled),
+        "told": sum(value >= GOOD for value in values),
+        "mean_auroc": float(np.mean(values)),
+        "mean_f1": float(np.mean([match.f1 for match in matches.values()])),
+        "predicates": {name: {**asdict(match), "p_holm": adjusted[name]} for name, match in matches.items()},
+    }
+
+
+@torch.no_grad()
+def look_closely(
+    sae: Any,
+    states: States,
+    scored: Mapping[str, Mapping[str, Any]],
+    play: Callable[[Callable[[Tensor], Tensor]], dict[str, float]],
+    seed: int,
+    shuffles: int,
+) -> dict[str, dict[str, Any]]:
+    """For every predicate: does its best feature tell it better than the outputs do, and what does the feature do?
+
+    Args:
+        sae: the SAE.
+        states: as recorded.
+        scored: ``predicates`` of :func:`score_columns` for this SAE.
+        play: from a substitute for the activations to what the agent earns with it.
+        seed: of the bootstrap.
+        shuffles: resamples of the bootstrap.
+
+    Returns:
+        By predicate the AUROCs on test of the ``feature``, of linear probes on ``outputs`` (Q values or logits, sorted
+        ones and the choice among them), on the ``layer`` and on the ``observation``; ``gain`` of the feature over the
+        outputs with its one-sided 95 % bound ``gain_low`` and ``p_holm``; and ``played``, what is earned with the
+        feature held at zero.
+    """
+    learn, later = states.truths(states.train), states.truths(states.test)
+    bars = {
+        "outputs": (_said(states.said(states.train)), _said(states.said(states.test))),
+        "layer": (states.acts(states.train).double().numpy(), states.acts(states.test).double().numpy()),
+        "observation": (_seen(states, states.train), _seen(states, states.test)),
+    }
+    active = sae.encode(states.acts(states.test)).double().numpy()
+    found: dict[str, dict[str, Any]] = {}
+    for name, match in scored.items():
+        probes = {bar: linear_probe(train, learn[name], test) for bar, (train, test) in bars.items()}
+        tells = match["sign"] * active[:, match["feature"]]
+        gain, low, p = auroc_gain(tells, probes["outputs"], later[name], seed, shuffles)
+        found[name] = {
+            "feature": match["auroc"],
+            **{bar: float(auroc(scores[:, None], later[name][:, None])[0, 0]) for bar, scores in probes.items()},
+            "gain": gain,
+            "gain_low": low,
+            "p": p,
+            "played": play(without_feature(sae, match["feature"])),
+        }
+    adjusted = holm({name: row["p"] for name, row in found.items()})
+    return {name: {**row, "p_holm": adjusted[name]} for name, row in found.items()}
+
+
+def _said(outputs: Floats) -> Floats:
+    """What outputs show: the numbers, the same in order, and which is the highest; ``[n, 3 A]``."""
+    chosen = np.eye(outputs.shape[1])[outputs.argmax(axis=1)]
+    return np.concatenate([outputs, np.sort(outputs, axis=1), chosen], axis=1)
+
+
+def _seen(states: States, rows: Rows) -> Floats:
+    kinds = states.recording.observations.values()
+    return np.concatenate([values[rows].reshape(len(rows), -1) for values in kinds], axis=1).astype(np.float64)

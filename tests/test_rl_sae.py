@@ -1,0 +1,285 @@
+"""Scores of features against pair counting and planted truths, substitution by hand, and the study on a tiny agent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN
+from torch import Tensor, nn
+
+from agents.recording import Recording, recompute
+from agents.rl_sae import (
+    auroc,
+    auroc_gain,
+    best_matches,
+    best_threshold,
+    chance,
+    f1,
+    faithful_features,
+    first_of_each,
+    linear_probe,
+    playing_through,
+    principal_components,
+    split_rows,
+    without_feature,
+)
+from agents.worlds.training import train_agent
+from experiments.make_agents import AgentsConfig
+from experiments.make_agents import main as make_agents
+from experiments.rl_sae import RLSAEConfig, choose, main
+from experiments.rl_sae_scores import score_columns, split_states
+
+RNG = np.random.default_rng(0)
+
+
+def recording(obs: np.ndarray, trajectory: np.ndarray, **truths: np.ndarray) -> Recording:
+    steps = {"trajectory": trajectory, "step": np.arange(len(obs))}
+    acts = {"layer": torch.tensor(obs, dtype=torch.float32), "out": torch.tensor(obs[:, :2], dtype=torch.float32)}
+    return Recording(acts, {"obs": obs}, steps | {f"predicate/{name}": values for name, values in truths.items()})
+
+
+def test_auroc_counts_pairs() -> None:
+    scores = RNG.integers(0, 4, size=(40, 3)).astype(float)  # with ties
+    truths = RNG.random((40, 2)) < 0.4
+    found = auroc(scores, truths)
+    for feature in range(3):
+        for name in range(2):
+            yes, no = scores[truths[:, name], feature], scores[~truths[:, name], feature]
+            pairs = [(a > b) + 0.5 * (a == b) for a in yes for b in no]
+            assert found[feature, name] == pytest.approx(np.mean(pairs))
+    assert np.isnan(auroc(scores, np.ones((40, 1), bool))).all()
+
+
+def test_the_planted_feature_is_found_whatever_its_sign() -> None:
+    truth, noise = RNG.random(600) < 0.3, RNG.normal(size=(600, 6))
+    columns = noise.copy()
+    columns[:, 4] = -2.5 * truth + 0.5 * noise[:, 4]
+    first, second = slice(0, 300), slice(300, 600)
+    other = RNG.random(600) < 0.5  # told by nothing
+    truths = {"planted": truth, "nothing": other}
+    match = best_matches(
+        columns[first],
+        {name: values[first] for name, values in truths.items()},
+        columns[second],
+        {name: values[second] for name, values in truths.items()},
+        shuffles=200,
+    )
+    assert (match["planted"].feature, match["planted"].sign) == (4, -1)
+    assert match["planted"].auroc > 0.99
+    assert match["planted"].f1 > 0.9
+    assert match["planted"].p == pytest.approx(1 / 201)
+    learn, later = ({name: values[half] for name, values in truths.items()} for half in (first, second))
+    assert faithful_features(columns[first], learn, columns[second], later) == [4]
+    shuffled = columns[first][RNG.permutation(300)]
+    assert faithful_features(shuffled, learn, columns[second], later) == []
+
+
+def test_the_luck_of_the_choice_is_not_measured_again() -> None:
+    rng = np.random.default_rng(4)
+    columns, nothing = rng.normal(size=(120, 80)), rng.random(120) < 0.5
+    first, second = slice(0, 60), slice(60, 120)
+    match = best_matches(columns[first], {"a": nothing[first]}, columns[second], {"a": nothing[second]}, shuffles=99)
+    assert match["a"].chosen > 0.65
+    assert match["a"].auroc < 0.6
+    assert match["a"].p > 0.05
+
+
+def test_predicates_that_always_hold_are_left_out() -> None:
+    columns, always = RNG.normal(size=(20, 2)), np.ones(20, bool)
+    some = np.arange(20) % 2 == 0
+    assert best_matches(columns, {"always": always}, columns, {"always": some}) == {}
+    assert faithful_features(columns, {"always": always}, columns, {"always": always}) == []
+
+
+def test_chance_is_uniform_where_there_is_nothing() -> None:
+    found = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        scores, truth = rng.normal(size=50), rng.random(50) < 0.5
+        value = auroc(scores[:, None], truth[:, None])[0, 0]
+        found.append(chance(scores, truth, value, shuffles=99, seed=seed))
+    assert 0.4 < np.mean(found) < 0.6
+    assert min(found) >= 0.01
+    perfect = np.arange(50.0)
+    assert chance(perfect, perfect > 40, 1.0, shuffles=99) == 0.01
+
+
+def test_f1_and_its_threshold_by_hand() -> None:
+    said, truth = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
+    assert f1(said, truth) == 0.5
+    assert f1(~said & False, truth) == 0.0
+    scores = np.array([0.0, 0.0, 0.0, 1.0, 2.0])
+    assert f1(scores > best_threshold(scores, scores > 0), scores > 0) == 1.0
+    assert f1(scores > best_threshold(scores, np.ones(5, bool)), np.ones(5, bool)) == 1.0
+
+
+def test_a_linear_probe_reads_what_is_linear() -> None:
+    inputs = RNG.normal(size=(400, 5)) * [1, 10, 0.1, 1, 0] + 3
+    truth = inputs[:, 0] + 10 * inputs[:, 2] > inputs[:, 0].mean() + 10 * inputs[:, 2].mean()
+    scores = linear_probe(inputs[:200], truth[:200], inputs[200:])
+    assert auroc(scores[:, None], truth[200:, None])[0, 0] > 0.98
+    square = (inputs[:, 0] - 3) ** 2 > 0.5
+    blind = linear_probe(inputs[:200], square[:200], inputs[200:])
+    assert abs(auroc(blind[:, None], square[200:, None])[0, 0] - 0.5) < 0.15
+
+
+def test_gain_over_a_bar() -> None:
+    truth = RNG.random(300) < 0.5
+    good, poor = truth + 0.3 * RNG.normal(size=300), truth + 3.0 * RNG.normal(size=300)
+    gain, low, p = auroc_gain(good, poor, truth, seed=0, resamples=200)
+    assert gain > low > 0.2
+    assert p == pytest.approx(1 / 201)
+    same = auroc_gain(good, good.copy(), truth, seed=0, resamples=200)
+    assert same == (0.0, 0.0, 1.0)
+    assert auroc_gain(poor, good, truth, seed=0, resamples=200)[2] == 1.0
+
+
+def test_splits_keep_observations_or_trajectories_together() -> None:
+    repeated = np.eye(10)[RNG.integers(10, size=200)]
+    learn, unit = split_rows(recording(repeated, np.arange(200) // 20), seed=0)
+    assert unit == "observation"
+    which = repeated.argmax(1)
+    assert not set(which[learn]) & set(which[~learn])
+    assert len(set(which[learn])) == 5
+    fresh = RNG.normal(size=(200, 3))
+    trajectory = np.arange(200) // 20
+    learn, unit = split_rows(recording(fresh, trajectory), seed=0)
+    assert unit == "trajectory"
+    assert not set(trajectory[learn]) & set(trajectory[~learn])
+    assert (split_rows(recording(fresh, trajectory), seed=1)[0] != learn).any()
+
+
+def test_distinct_observations_are_scored_once() -> None:
+    obs = np.eye(4)[[2, 0, 2, 1, 0, 3]]
+    assert first_of_each(recording(obs, np.zeros(6))).tolist() == [0, 1, 3, 5]
+    repeated = np.eye(10)[RNG.integers(10, size=200)]
+    truths = {"low": repeated.argmax(1) < 5, "always": np.ones(200, bool)}
+    states = split_states(recording(repeated, np.zeros(200), **truths), "layer", "out", 0)
+    assert (len(states.train), len(states.test)) == (5, 5)
+    assert len(states.visited) > 50
+    assert set(states.truths(states.test)) <= {"low"}
+
+
+def test_shuffled_predicates_find_nothing() -> None:
+    obs = RNG.normal(size=(400, 3))
+    states = split_states(recording(obs, np.arange(400) // 10, planted=obs[:, 1] > 0.5), "layer", "out", 0)
+    row = score_columns(states.acts(states.train), states.acts(states.test), states, seed=0, shuffles=50)
+    assert (row["features"], row["shuffled_features"], row["told"], row["live"]) == (1, 0, 1, 3)
+    assert row["predicates"]["planted"]["feature"] == 1
+    assert row["mean_auroc"] == 1.0
+
+
+def test_principal_components_keep_all_and_sort_by_variance() -> None:
+    acts = torch.tensor(RNG.normal(size=(100, 4)) * [1, 5, 2, 0.1] + 7, dtype=torch.float32)
+    first, second = principal_components(acts, acts[:10])
+    assert (first.std(0).diff() < 0).all()
+    torch.testing.assert_close(torch.pdist(first), torch.pdist(acts), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(second, first[:10], atol=1e-4, rtol=1e-4)
+
+
+def cart_pole() -> DQN:
+    return DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [8, 6]}, buffer_size=5, seed=0)
+
+
+class Pairs(nn.Module):
+    """An SAE by hand: a feature for the positive and one for the negative part of each of six numbers."""
+
+    def encode(self, acts: Tensor) -> Tensor:
+        return torch.cat([acts.relu(), (-acts).relu()], dim=-1)
+
+    def decode(self, features: Tensor) -> Tensor:
+        return features[..., :6] - features[..., 6:]
+
+    def forward(self, acts: Tensor) -> Tensor:
+        return self.decode(self.encode(acts))
+
+
+def test_the_network_plays_through_what_stands_in() -> None:
+    model = cart_pole()
+    obs = torch.tensor(RNG.normal(size=(5, 4)), dtype=torch.float32)
+    layers: Any = model.q_net.q_net
+    plain = model.q_net(obs)
+    with playing_through(model.policy, "q_net.q_net.2", Pairs()):
+        torch.testing.assert_close(model.q_net(obs), plain)
+    with playing_through(model.policy, "q_net.q_net.2", lambda acts: acts * 0 + 1):
+        torch.testing.assert_close(model.q_net(obs), layers[4](torch.ones(5, 6)))
+    hidden = layers[2](layers[1](layers[0](obs)))
+    hidden[:, 3] = hidden[:, 3].clamp(max=0)  # its positive part
+    with playing_through(model.policy, "q_net.q_net.2", without_feature(Pairs(), 3)):
+        torch.testing.assert_close(model.q_net(obs), layers[4](hidden.relu()))
+    torch.testing.assert_close(model.q_net(obs), plain)
+    with pytest.raises(RuntimeError, match="stop"), playing_through(model.policy, "q_net.q_net.2", Pairs()):
+        raise RuntimeError("stop")
+    assert not layers[2]._forward_hooks
+    with pytest.raises(AttributeError), playing_through(model.policy, "q_net.fc9", Pairs()):
+        pass
+
+
+def test_another_policy_on_the_same_steps() -> None:
+    model = cart_pole()
+    obs = RNG.normal(size=(7, 4)).astype(np.float32)
+    again = recompute(model.policy, recording(obs, np.zeros(7)), ["q_net.q_net"])
+    torch.testing.assert_close(again.activations["q_net.q_net"], model.q_net(torch.tensor(obs)).detach())
+
+
+def test_the_sparsest_sae_that_keeps_the_return_is_chosen() -> None:
+    def row(l0: float, earned: float) -> dict[str, Any]:
+        return {"l0": l0, "play": {"return": earned}}
+
+    saes = {"thin": row(5, 80.0), "middle": row(10, 96.0), "thick": row(40, 100.0)}
+    result: dict[str, Any] = {"plain": {"return": 100.0}, "saes": saes}
+    assert choose(result, 0.95) == "middle"
+    assert result["saes"]["thin"]["return_kept"] == pytest.approx(0.8)
+    assert choose(result, 1.01) == "thick"
+    bad: dict[str, Any] = {"plain": {"return": -10.0}, "saes": {"a": row(5, -12.0), "b": row(9, -10.0)}}
+    assert choose(bad, 0.95) == "b"
+
+
+def test_the_whole_study_of_a_tiny_agent(tmp_path: Path) -> None:
+    make_agents(AgentsConfig(tmp_path / "agent", steps=0, hidden=(16, 12)))
+    cfg = RLSAEConfig(
+        tmp_path / "study",
+        str(tmp_path / "agent" / "seed-0"),
+        episodes=300,
+        epsilon=1.0,
+        widths=(24,),
+        ks=(2, 6),
+        penalties=(1.0,),
+        samples=300_000,
+        shuffles=30,
+    )
+    result = main(cfg)
+    assert set(result["saes"]) == {"topk-24-k2", "topk-24-k6", "l1-24-1"}
+    assert result["saes"]["topk-24-k2"]["l0"] <= 2
+    assert result["saes"]["topk-24-k6"]["explained_variance"] > result["saes"]["topk-24-k2"]["explained_variance"] > 0
+    assert set(result["substitutions"]) == {"mean", "pca-2", "pca-6"}
+    assert result["columns"]["neurons"]["live"] == 12
+    assert all(row["shuffled_features"] == 0 for row in result["columns"].values())
+    assert result["close"].keys() == result["saes"][result["chosen"]]["predicates"].keys()
+    assert all(0.5 < row["observation"] <= 1 for name, row in result["close"].items() if "on_edge" in name)
+    assert json.loads((cfg.out / "rl_sae.json").read_text())["chosen"] == result["chosen"]
+    text = (cfg.out / "rl_sae.md").read_text()
+    assert "| topk-24-k2 |" in text
+    assert "| mate_in_one |" in text or "mate_in_one" not in result["close"]
+    with pytest.raises(FileExistsError, match="study exists"):
+        main(cfg)
+
+
+def test_worlds_without_predicates_are_named(tmp_path: Path) -> None:
+    make_agents(AgentsConfig(tmp_path / "agent", "GridWorld-v0", steps=0, episodes=3))
+    with pytest.raises(ValueError, match="no predicates for 'GridWorld-v0'; there are for: KingRookKing-v0"):
+        main(RLSAEConfig(tmp_path / "study", str(tmp_path / "agent" / "seed-0")))
+    with pytest.raises(ValueError, match="no predicates for 'CartPole-v1'"):  # and nothing is trained before
+        main(RLSAEConfig(tmp_path / "study", env="CartPole-v1"))
+
+
+def test_an_untrained_agent_has_the_same_shape() -> None:
+    first, other = (train_agent("KingRookKing-v0", seed, 0, (9, 7)) for seed in (0, 1_000))
+    assert [p.shape for p in first.policy.parameters()] == [p.shape for p in other.policy.parameters()]
+    assert not torch.equal(next(first.policy.parameters()), next(other.policy.parameters()))
