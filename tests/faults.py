@@ -599,7 +599,8 @@ FAULTS = [
         "predicates are of the state after the step",
         "agents/recording.py",
         "step.columns |= _action_columns(actions)",
-        "step.columns |= {PREDICATE + n: np.array(r) for n, r in (predicates(envs) if predicates else {}).items()} | _action_columns(actions)",
+        "later = (predicates(envs) if predicates else {}).items()\n"
+        "        step.columns |= {PREDICATE + name: np.array(rows) for name, rows in later} | _action_columns(actions)",
         "test_recording.py::test_predicates_are_of_the_state_observed",
     ),
     Fault(
