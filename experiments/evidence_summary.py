@@ -11,8 +11,8 @@ from experiments.run_folder import read_json
 
 CORRSTEER = ("corrsteer", "corrsteer, same strength")
 COLUMNS = (
-    *("environment", "unsteered", "prompt only", "random feature", "best fixed", "CorrSteer", "**trained**", "95 %"),
-    *("on train", "item oracle", "LoRA", "p", "features", "written"),
+    *("environment", "learned from", "unsteered", "prompt only", "best fixed", "CorrSteer", "**trained**", "on train"),
+    *("item oracle", "LoRA", "p", "written"),
 )
 
 
@@ -53,16 +53,16 @@ def _cells(result: Mapping[str, Any]) -> list[str]:
     puppeteered = trained["puppeteered"]
     return [
         f"`{result['env']}`",
-        *(_score(arms.get(name, {}).get("score")) for name in ("unsteered", "prompt_only", "random_feature")),
+        f"{result['train_samples']:,}",
+        _score(arms["unsteered"]["score"]),
+        _score(arms.get("prompt_only", {}).get("score")),
         _score(arms["best_fixed"]["score"]),
         _score(corrsteer),
-        f"**{trained['score']:.3f}**",
-        f"{low:.3f} to {high:.3f}",
+        f"**{trained['score']:.3f}** ({low:.3f} to {high:.3f})",
         _score(trained["train_score"]),
         _score(oracle and oracle["score"]),
         _score(arms.get("lora", {}).get("score")),
         f"{p:.0e}",
-        f"{trained['distinct_features']:.0f}",
         "" if puppeteered is None else f"{puppeteered:.0%}",
     ]
 

@@ -34,11 +34,11 @@ STEERING, SAME, LOG, GRADIENT, POLICY, REWARDS, WEIGHTS = CHECKS
 
 def make_run(tiny, folder, algo="ppo", mask="off", **kwargs):
     env_kwargs = {**tiny, "opponent": "random", "illegal": "random_move", "coefficient": 2, **kwargs}
-    on_policy = algo in ("ppo", "a2c")
+    on_policy = algo in ("ppo", "a2c", "recurrent_ppo")
     return train(
         TrainConfig(
             name=algo,
-            env="Steer-TicTacToe-v0" if algo in ("ppo", "a2c", "dqn") else "AutoSteer-TicTacToe-v0",
+            env="Steer-TicTacToe-v0" if "discrete" in ALGOS[algo].actions else "AutoSteer-TicTacToe-v0",
             algo=algo,
             total_timesteps=256,
             num_envs=8,
@@ -115,7 +115,7 @@ def test_a_sound_run_passes_every_check(evaluated, capsys):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_a_sound_run_of_any_algorithm_passes(algo, tiny, tmp_path):
-    extra = {} if algo in ("ppo", "a2c", "dqn") else {"k": 3, "bound": 0.5}
+    extra = {} if "discrete" in ALGOS[algo].actions else {"k": 3, "bound": 0.5}
     found = verdicts(make_run(tiny, tmp_path, algo, **extra))
     assert found == {name: "not checked" if name == LOG else "passed" for name in CHECKS}
 
