@@ -60,16 +60,13 @@ def learning_curve(
 ) -> None:
     """Rolling training score over time steps, with the reported scores of three arms as lines."""
     scored = [row for row in rows if row["score"] is not None]
-    axes.plot([row["num_timesteps"] for row in scored], [row["score"] for row in scored], color=theme.blue)
+    axes.plot([row["num_timesteps"] for row in scored], [row["score"] for row in scored], color=theme.blue, label="training, sampled")
     axes.set(xlabel="tokens of training", ylabel="score", ylim=(-0.02, 1.02))
-    if scored:
-        axes.annotate("training", (scored[-1]["num_timesteps"], scored[-1]["score"]), **_beside_point(theme.blue))
     arms = {} if result is None else result["arms"]
     for arm, style in (("trained", "-"), ("best_fixed", "--"), ("unsteered", ":")):
         if arm in arms:
-            axes.axhline(arms[arm]["score"], color=theme.ink, linestyle=style, linewidth=1, label=_words(arm))
-    if arms:
-        axes.legend(title="evaluated", loc="upper left", bbox_to_anchor=(1, 0.5), frameon=False)
+            axes.axhline(arms[arm]["score"], color=theme.ink, linestyle=style, linewidth=1, label=f"{_words(arm)}, evaluated")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
 def scores(axes: Axes, theme: Theme, result: Mapping[str, Any]) -> None:
@@ -96,7 +93,7 @@ def critic_courses(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
         marker = "o" if len(course) == 1 else ""
         axes.plot(at, [row["mean"] for row in course], LINES[name], marker=marker, color=color, label=label)
     axes.set(xlabel="part of the episode", ylabel="value", xlim=(-0.02, 1.02))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="unsteered, then\nsteered outcome")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
 def calibration(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
@@ -132,12 +129,8 @@ def _settings(theme: Theme) -> dict[str, Any]:
         **dict.fromkeys(inked, theme.ink),
         **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "legend.fontsize": 9},
         # Names of runs and variants are anyone's: a dollar sign is no formula.
-        **{"text.parse_math": False, "legend.title_fontsize": 9, "lines.linewidth": 1.8},
+        **{"text.parse_math": False, "lines.linewidth": 1.8},
     }
-
-
-def _beside_point(color: str) -> dict[str, Any]:
-    return {"xytext": (5, 0), "textcoords": "offset points", "color": color, "va": "center", "annotation_clip": False}
 
 
 def _words(name: str) -> str:

@@ -14,8 +14,8 @@ POINTS_PER_BLOCK = 100
 def point_blocks(files: RunFiles) -> dict[str, Any]:
     """``points``, the index (null without an analysis), and ``points-0``, ``points-1``, ...
 
-    The index has, by point: ``episode``, ``step``, ``token``, ``feature``, ``label`` and ``flips``, a list of pairs of
-    an arm and ``"corrected"`` or ``"broken"``; also ``arms`` and ``settings`` of the analysis. A block's points have
+    The index has, by point: ``episode``, ``item``, ``step``, ``token``, ``feature``, ``label`` and ``flips``, a list of pairs of
+    an arm and ``"corrected"`` or ``"broken"``; also ``arms`` and ``random`` of the analysis, and how many tokens of an episode were looked at (``analysed``). A block's points have
     ``alternatives``, as the analysis tells them, and ``factual``: ``score``, ``completion`` and ``info`` of the episode.
     """
     if files.points is None:
@@ -24,12 +24,14 @@ def point_blocks(files: RunFiles) -> dict[str, Any]:
     factual = {row["episode"]: row for row in files.points["episodes"]}
     index = {
         **{name: [point[name] for point in points] for name in ("episode", "step", "feature", "label")},
+        "item": [factual[point["episode"]]["item"] for point in points],
+        "right": RIGHT,
         "token": [point["token_text"] for point in points],
         "flips": [_flips(point) for point in points],
         "analysed": {row["episode"]: row["tried"] for row in factual.values()},
         "not_reproduced": len(files.points["not_reproduced"]),
         "block": POINTS_PER_BLOCK,
-        **{name: files.points[name] for name in ("arms", "settings", "random")},
+        **{name: files.points[name] for name in ("arms", "random")},
     }
     blocks = {
         f"points-{start // POINTS_PER_BLOCK}": [

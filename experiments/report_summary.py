@@ -42,7 +42,7 @@ def sections(files: RunFiles, pictures: Mapping[str, str]) -> str:
 
 def _section(title: str, text: str, *pictures: str) -> str:
     drawn = "".join(f"<figure>{picture}</figure>" for picture in pictures if picture)
-    return f'<section><h2>{title}</h2>{text}<div class="figures">{drawn}</div></section>'
+    return f'<section><h2>{title}</h2><div class="beside"><div>{text}</div><div class="figures">{drawn}</div></div></section>'
 
 
 def _needs(files: RunFiles, kind: str) -> str:
@@ -98,7 +98,7 @@ def _chooser(arm: str) -> str:
 
 
 def _share(feature: int, label: object, share: float) -> str:
-    return f"{feature} {share:.0%}" + ("" if pd.isna(label) else f" “{label}”")
+    return str(feature) + ("" if pd.isna(label) else f" “{label}”") + f" {share:.0%}"
 
 
 def _critic(files: RunFiles) -> str:

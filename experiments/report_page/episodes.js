@@ -125,7 +125,7 @@ function episodeNode(place, row) {
       alone === null ? null : make("span", { class: "soft" }, `unsteered ${alone > log.right ? "right" : "wrong"}`),
       make("span", { class: "soft" }, `${log.changed[place]} of ${log.length[place]} tokens changed`)),
     make("p", { class: "tokens" }, row.text.map((_, step) => tokenNode(place, row, step))),
-    row.unsteered === null ? null : make("div", { class: "alone" }, "unsteered: ", make("span", { class: "text" }, visible(row.unsteered))),
+    row.unsteered === null ? null : make("div", { class: "alone" }, "unsteered:", make("span", { class: "text" }, visible(row.unsteered))),
     row.game ? make("div", { class: "boards" }, row.game.after.map((count, step) => moveNode(row, count, step))) : null);
 }
 
@@ -209,6 +209,7 @@ async function chooseToken(event) {
     activeFeatures(row, step), await alternatives(place, step));
   episodes.detail.classList.add("filled");
   episodes.detail.scrollTop = 0;
+  token.scrollIntoView({ block: "nearest" }); // on narrow screens the detail lies over the lower half
 }
 
 function activeFeatures(row, step) {
@@ -229,10 +230,10 @@ async function alternatives(place, step) {
     return make("div", {}, title, make("div", { class: "soft" }, all ? none : without ?? "This episode was not analysed."));
   }
   const { point } = await pointAt(at);
-  const tried = point.alternatives.map((each) => make("li", {},
-    `${words(each.arm)}: ${named(each.feature, each.label)} → `, make("span", { class: each.flips ? "bad" : "soft" },
+  const others = point.alternatives.map((each) => make("li", {},
+    `${tried(each.arm, each.feature, each.label)} → `, make("span", { class: each.flips ? "bad" : "soft" },
       `score ${number(each.score)}${each.flips ? ", turns" : ""}`)));
-  return make("div", {}, title, make("ul", {}, tried),
+  return make("div", {}, title, make("ul", {}, others),
     make("button", { class: "plain", onclick: () => openPoint(at) }, "Compare the completions"));
 }
 
@@ -248,6 +249,20 @@ function closeDetail() {
   chosen.setAttribute("aria-pressed", false);
   emptyDetail();
   return focusToken(chosen);
+}
+
+// Open an episode at one of its tokens.
+async function openEpisode(episode, step) {
+  await show("episodes");
+  if (!episodes.log) return;
+  Object.assign(episodes, { feature: "", kind: "all" });
+  await listEpisodes();
+  const rank = episodes.places.indexOf(episodes.log.episode.indexOf(episode));
+  if (rank < 0) return;
+  episodes.page = Math.floor(rank / PER_PAGE);
+  await showPage();
+  const token = episodes.list.children[rank % PER_PAGE].querySelectorAll(".token")[step];
+  if (token) await chooseToken({ target: token });
 }
 
 // Open the episodes that used a feature.

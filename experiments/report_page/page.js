@@ -5,9 +5,9 @@
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
+    if (value === null || value === undefined || (value === false && !name.startsWith("aria-"))) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? "" : String(value));
+    else node.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : String(value));
   }
   node.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return node;
@@ -40,9 +40,10 @@ function number(value, digits = 3) {
   return value !== 0 && Math.abs(value) < 10 ** -digits ? value.toExponential(1) : String(+value.toFixed(digits));
 }
 
-const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(value * 100)} %`);
+const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(value * 100)}%`);
 const words = (name) => name.replaceAll("_", " ");
 const named = (feature, label) => (feature < 0 ? "no feature" : `${feature}${label ? ` “${label}”` : ""}`);
+const tried = (arm, feature, label) => (feature < 0 ? words(arm) : `${words(arm)}: ${named(feature, label)}`);
 const quoted = (text) => (text === "" ? "∅" : text.replaceAll("\n", "↵"));
 
 // Text of a model: line ends are seen, and empty text too.
@@ -113,7 +114,7 @@ function hint(node, text) {
   box.hidden = false;
   const at = node.getClientRects()[0] || node.getBoundingClientRect();
   const left = Math.max(8, Math.min(at.left, document.documentElement.clientWidth - box.offsetWidth - 8));
-  const above = at.top > box.offsetHeight + 60;
+  const above = at.bottom + box.offsetHeight + 10 > innerHeight;
   box.style.left = `${left + scrollX}px`;
   box.style.top = `${scrollY + (above ? at.top - box.offsetHeight - 4 : at.bottom + 6)}px`;
 }

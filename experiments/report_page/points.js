@@ -65,7 +65,7 @@ function pointRow(place) {
   const index = points.index;
   const effects = [...new Set(index.flips[place].filter(fits).map(([, kind]) => kind))];
   const row = make("button", { onclick: () => comparePoint(place), "aria-current": place === points.at },
-    `Episode ${index.episode[place]}, token ${index.step[place] + 1} `, make("span", { class: "written" }, quoted(index.token[place])),
+    `Item ${index.item[place]}, token ${index.step[place] + 1} `, make("span", { class: "written" }, quoted(index.token[place])),
     effects.map((kind) => [" ", make("span", { class: kind === "corrected" ? "good" : "bad" }, kind)]).flat(),
     make("div", { class: "soft" }, named(index.feature[place], index.label[place])));
   row.place = place;
@@ -83,29 +83,32 @@ async function comparePoint(place, chosen = null) {
   for (const row of points.rows.children) if ("place" in row) row.setAttribute("aria-current", row.place === place);
   const { index, point } = await pointAt(place);
   if (points.at !== place) return;
-  const right = (score) => (score > 0.5 ? "corrected" : "broken");
+  const effect = (score) => (score > index.right ? "corrected" : "broken");
   const turning = point.alternatives.filter((each) => each.flips);
-  const shown = chosen ?? turning.find((each) => fits([each.arm, right(each.score)])) ?? turning[0];
+  const shown = chosen ?? turning.find((each) => fits([each.arm, effect(each.score)])) ?? turning[0];
   const chips = turning.map((each) => make("button", { "aria-pressed": each === shown, onclick: () => comparePoint(place, each) },
-    `${words(each.arm)}: ${named(each.feature, each.label)}`));
+    tried(each.arm, each.feature, each.label)));
   points.compare.replaceChildren(
-    make("h3", {}, `Episode ${index.episode[place]}, token ${index.step[place] + 1}: `, make("span", { class: "written" }, quoted(index.token[place]))),
+    make("h3", {}, `Item ${index.item[place]}, token ${index.step[place] + 1}: `, make("span", { class: "written" }, quoted(index.token[place]))),
     make("div", { class: "soft" }, "Alternatives that turn the score:"), make("div", { class: "chips" }, chips),
     make("div", { class: "pair" },
       side("As it was", named(index.feature[place], index.label[place]), point.factual, shown.completion),
       side(words(shown.arm), named(shown.feature, shown.label), shown, point.factual.completion)),
-    triedTable(point.alternatives));
+    triedTable(point.alternatives),
+    make("button", { class: "plain", onclick: () => openEpisode(index.episode[place], index.step[place]) }, "Show the token in its episode"));
 }
 
 // One of the two completions, marked from where it differs from the other.
 function side(title, feature, outcome, other) {
   const { moves, ...info } = outcome.info ?? {};
   return make("div", {},
-    make("h3", {}, title, " ", verdict(outcome.score, 0.5)), make("div", { class: "soft" }, feature),
+    make("h3", {}, title, " ", verdict(outcome.score, points.index.right)), make("div", { class: "soft" }, feature),
     make("p", { class: "text" }, differing(outcome.completion, other)),
     /^[1-9]{1,9}$/.test(moves ?? "") ? board(moves, 0) : null,
     facts(Object.entries(info).map(([name, value]) => [words(name), typeof value === "object" ? JSON.stringify(value) : String(value)])));
 }
+
+const blank = (character) => !/\S/.test(character);
 
 // What both have, then the first word that differs, then the rest.
 function differing(text, other) {
@@ -113,18 +116,18 @@ function differing(text, other) {
   let same = 0;
   while (same < own.length && own[same] === its[same]) same += 1;
   let end = same;
-  while (end < own.length && (end === same || !/\s/.test(own[end]))) end += 1;
-  if (end < own.length && !own.slice(same, end).join("").trim()) while (end < own.length && (/\s/.test(own[end]) || !/\s/.test(own[end - 1]))) end += 1;
+  while (end < own.length && blank(own[end])) end += 1;
+  while (end < own.length && !blank(own[end])) end += 1;
   const part = (from, to) => own.slice(from, to).join("");
   return [make("span", { class: "same" }, part(0, same)),
     make("mark", { class: "first" }, same < own.length ? visible(part(same, end)) : "∎"),
     end < own.length ? make("mark", {}, part(end)) : null];
 }
 
-function triedTable(tried) {
+function triedTable(alternatives) {
   return make("table", {}, make("thead", {}, make("tr", {}, ["tried", "feature", "score"].map((name) => make("th", { scope: "col" }, name)))),
-    make("tbody", {}, tried.map((each) => make("tr", {}, make("td", {}, words(each.arm)), make("td", {}, named(each.feature, each.label)),
-      make("td", { class: each.flips ? (each.score > 0.5 ? "number good" : "number bad") : "number" }, `${number(each.score)}${each.flips ? " turns" : ""}`)))));
+    make("tbody", {}, alternatives.map((each) => make("tr", {}, make("td", {}, words(each.arm)), make("td", {}, named(each.feature, each.label)),
+      make("td", { class: each.flips ? (each.score > points.index.right ? "number good" : "number bad") : "number" }, `${number(each.score)}${each.flips ? " turns" : ""}`)))));
 }
 
 // Open one branch point from another view.
