@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from experiments.report_document import document, picture
-from experiments.report_figures import Draw, critic_courses, calibration, draw_png, layers, learning_curve, scores
+from experiments.report_figures import Draw, calibration, critic_courses, draw_png, layers, learning_curve, scores
 from experiments.report_files import RunFiles
 from experiments.report_points import point_blocks
 from experiments.report_summary import facts, sections

@@ -60,12 +60,19 @@ def learning_curve(
 ) -> None:
     """Rolling training score over time steps, with the reported scores of three arms as lines."""
     scored = [row for row in rows if row["score"] is not None]
-    axes.plot([row["num_timesteps"] for row in scored], [row["score"] for row in scored], color=theme.blue, label="training, sampled")
+    axes.plot(
+        [row["num_timesteps"] for row in scored],
+        [row["score"] for row in scored],
+        color=theme.blue,
+        label="training, sampled",
+    )
     axes.set(xlabel="tokens of training", ylabel="score", ylim=(-0.02, 1.02))
     arms = {} if result is None else result["arms"]
     for arm, style in (("trained", "-"), ("best_fixed", "--"), ("unsteered", ":")):
         if arm in arms:
-            axes.axhline(arms[arm]["score"], color=theme.ink, linestyle=style, linewidth=1, label=f"{_words(arm)}, evaluated")
+            axes.axhline(
+                arms[arm]["score"], color=theme.ink, linestyle=style, linewidth=1, label=f"{_words(arm)}, evaluated"
+            )
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 

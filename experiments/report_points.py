@@ -14,9 +14,10 @@ POINTS_PER_BLOCK = 100
 def point_blocks(files: RunFiles) -> dict[str, Any]:
     """``points``, the index (null without an analysis), and ``points-0``, ``points-1``, ...
 
-    The index has, by point: ``episode``, ``item``, ``step``, ``token``, ``feature``, ``label`` and ``flips``, a list of pairs of
-    an arm and ``"corrected"`` or ``"broken"``; also ``arms`` and ``random`` of the analysis, and how many tokens of an episode were looked at (``analysed``). A block's points have
-    ``alternatives``, as the analysis tells them, and ``factual``: ``score``, ``completion`` and ``info`` of the episode.
+    The index has, by point: ``episode``, ``item``, ``step``, ``token``, ``feature``, ``label`` and ``flips``, a list of
+    pairs of an arm and ``"corrected"`` or ``"broken"``; also ``arms`` and ``random`` of the analysis, and how many
+    tokens of an episode were looked at (``analysed``). A block's points have ``alternatives``, as the analysis tells
+    them, and ``factual``: ``score``, ``completion`` and ``info`` of the episode.
     """
     if files.points is None:
         return {"points": None}

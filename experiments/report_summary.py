@@ -42,7 +42,8 @@ def sections(files: RunFiles, pictures: Mapping[str, str]) -> str:
 
 def _section(title: str, text: str, *pictures: str) -> str:
     drawn = "".join(f"<figure>{picture}</figure>" for picture in pictures if picture)
-    return f'<section><h2>{title}</h2><div class="beside"><div>{text}</div><div class="figures">{drawn}</div></div></section>'
+    figures = f'<div class="figures">{drawn}</div>' if drawn else ""
+    return f'<section><h2>{title}</h2><div class="beside"><div>{text}</div>{figures}</div></section>'
 
 
 def _needs(files: RunFiles, kind: str) -> str:

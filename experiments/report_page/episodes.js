@@ -231,7 +231,7 @@ async function alternatives(place, step) {
   }
   const { point } = await pointAt(at);
   const others = point.alternatives.map((each) => make("li", {},
-    `${tried(each.arm, each.feature, each.label)} → `, make("span", { class: each.flips ? "bad" : "soft" },
+    `${tried(each.arm, each.feature, each.label)} → `, make("span", { class: each.flips ? (each.score > episodes.log.right ? "good" : "bad") : "soft" },
       `score ${number(each.score)}${each.flips ? ", turns" : ""}`)));
   return make("div", {}, title, make("ul", {}, others),
     make("button", { class: "plain", onclick: () => openPoint(at) }, "Compare the completions"));
