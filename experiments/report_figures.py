@@ -130,7 +130,7 @@ def _figure(draw: Draw, theme: Theme) -> Figure:
     return figure
 
 
-def _settings(theme: Theme) -> dict[str, Any]:
+def _settings(theme: Theme) -> Any:  # Matplotlib types its settings as a dict of literal names
     inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
     return {
         **dict.fromkeys(inked, theme.ink),

@@ -58,7 +58,7 @@ def _worth(files: RunFiles) -> str:
     of = "a benchmark's items" if result["benchmark"] else "not a benchmark: an embedded or replaced model"
     return (
         f"<p>{result['episodes']} items of split {escape(result['split'])} in every arm ({of}). "
-        f"{escape(train_and_test(result))}.</p>{_arms(result)}"
+        f"{escape(train_and_test(dict(result)))}.</p>{_arms(result)}"
         '<p class="note">Corrected and broken: items wrong unsteered and right in the arm, and the reverse. '
         f"Language model unchanged: <code>{escape(result['weights_sha256_after'][:16])}</code></p>"
     )

@@ -51,7 +51,7 @@ async function findPoints() {
 }
 
 function legend() {
-  const sample = (kind, kl, text) => make("span", {}, tinted(make("span", { class: `token ${kind}` }, " token "), kl), ` ${text}`);
+  const sample = (kind, kl, text) => make("span", {}, tinted(make("span", { class: `sample ${kind}` }, "token"), kl), text);
   return make("div", { class: "legend" },
     sample("changed", 0.5, "the written token changed"), sample("kept", 0.5, "steered, same token"),
     make("span", {}, "stronger colour: larger KL divergence"), make("span", {}, "◆ branch point"),
