@@ -18,7 +18,7 @@ const ORDERS = {
   longest: (log, i) => -log.length[i],
 };
 
-const episodes = { log: null, kind: "all", order: "corrected first", feature: "", page: 0, places: [], points: new Map() };
+const episodes = { log: null, kind: "all", order: "corrected first", feature: "", page: 0, places: [], points: new Map(), asked: 0 };
 
 views.episodes = {
   async render(panel) {
@@ -105,7 +105,9 @@ async function turn(by) {
 async function showPage() {
   episodeBar();
   const shown = episodes.places.slice(episodes.page * PER_PAGE, (episodes.page + 1) * PER_PAGE);
+  const asked = (episodes.asked += 1);
   const rows = await Promise.all(shown.map(episodeRow));
+  if (asked !== episodes.asked) return; // another page was asked for meanwhile
   episodes.list.replaceChildren(...shown.map((place, i) => episodeNode(place, rows[i])));
   if (!shown.length) episodes.list.append(make("p", { class: "soft" }, "No such episode."));
   const first = episodes.list.querySelector(".token");
@@ -199,6 +201,7 @@ async function chooseToken(event) {
     facts([
       ["feature", named(row.feature[step], labelOf(row.feature[step]))],
       ["strength", number(row.coefficient[step])],
+      row.strengths[step] ? ["all strengths", row.strengths[step].map((strength) => number(strength, 2)).join(", ")] : ["", null],
       ["value", number(row.value[step])],
       ["log-prob", logProb === null ? "–" : `${number(logProb)} (${percent(Math.exp(logProb))})`],
       ["entropy", row.entropy[step] === null ? "–" : `${number(row.entropy[step])} nats`],
@@ -219,22 +222,23 @@ function activeFeatures(row, step) {
 }
 
 async function alternatives(place, step) {
-  const episode = episodes.log.episode[place];
-  const at = episodes.points.get(`${episode}:${step}`);
+  const at = episodes.points.get(`${episodes.log.episode[place]}:${step}`);
   const title = make("h4", {}, "Alternatives at this token");
-  if (at === undefined) {
-    const all = episodes.analysed[episode] >= episodes.log.length[place];
-    const none = "No alternative that was tried here turns the score.";
-    const without = episode in episodes.analysed ? "This token is no branch point, or none was tried here." : null;
-    if (without === null && (await load("missing")).branch_points) return make("div", {}, title, await command("branch_points"));
-    return make("div", {}, title, make("div", { class: "soft" }, all ? none : without ?? "This episode was not analysed."));
-  }
+  if (at === undefined) return make("div", {}, title, await noAlternatives(place));
   const { point } = await pointAt(at);
   const others = point.alternatives.map((each) => make("li", {},
     `${tried(each.arm, each.feature, each.label)} → `, make("span", { class: each.flips ? (each.score > episodes.log.right ? "good" : "bad") : "soft" },
       `score ${number(each.score)}${each.flips ? ", turns" : ""}`)));
   return make("div", {}, title, make("ul", {}, others),
     make("button", { class: "plain", onclick: () => openPoint(at) }, "Compare the completions"));
+}
+
+async function noAlternatives(place) {
+  const tried = episodes.analysed[episodes.log.episode[place]];
+  if (tried === undefined && (await load("missing")).branch_points) return command("branch_points");
+  const why = tried === undefined ? "This episode was not analysed."
+    : tried < episodes.log.length[place] ? "No branch point, or none was tried here." : "None that was tried turns the score.";
+  return make("div", { class: "soft" }, why);
 }
 
 function emptyDetail() {
