@@ -134,10 +134,9 @@ function episodeNode(place, row) {
 function moveNode(row, count, step) {
   const { moves, student, after } = row.game;
   const before = step ? after[step - 1] : student - 1;
-  const illegal = count === before || (count === after.at(-1) && row.game.outcome === "illegal" && step + 1 === after.length);
   const written = quoted(episodes.log.texts[row.text[step]].trim());
   return make("figure", {}, board(moves, student, count, before),
-    make("figcaption", {}, `${written}${illegal ? " illegal" : step + 1 === after.length ? ` ${row.game.outcome}` : ""}`));
+    make("figcaption", {}, step + 1 === after.length ? `${written} ${row.game.outcome}` : written));
 }
 
 function tokenNode(place, row, step) {
