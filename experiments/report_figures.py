@@ -1,0 +1,144 @@
+"""The plots of a run's report, each drawn once for a light page, a dark page and a paper."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a plot.
+
+    Attributes:
+        ink: Text and lines of reference.
+        grey: What is beside the point.
+        blue: The trained agent.
+        green: What it corrected.
+        red: What it broke.
+    """
+
+    ink: str
+    grey: str
+    blue: str
+    green: str
+    red: str
+
+
+LIGHT = Theme("#23282e", "#8a929b", "#1a6fb5", "#1b7f4b", "#b3382c")
+DARK = Theme("#dfe3e8", "#87909b", "#6cb3f0", "#5cc48d", "#f0857a")
+GROUPS = {"correct": "grey", "corrected": "green", "misguided": "red", "incorrect": "ink"}
+LINES = {"correct": ":", "corrected": "-", "misguided": "--", "incorrect": "-."}
+Draw = Callable[[Axes, Theme], None]
+
+
+def draw_svg(draw: Draw, theme: Theme) -> str:
+    """A plot as SVG without a background, the same bytes each time."""
+    buffer = io.StringIO()
+    # Text stays text: the file is small, and sharp at every size.
+    with mpl.rc_context({**_settings(theme), "svg.fonttype": "none", "svg.hashsalt": "report"}):
+        _figure(draw, theme).savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def draw_png(draw: Draw, path: Path) -> None:
+    """A plot for a paper."""
+    path.parent.mkdir(exist_ok=True)
+    with mpl.rc_context(_settings(LIGHT)):
+        _figure(draw, LIGHT).savefig(path, dpi=200)
+
+
+def learning_curve(
+    axes: Axes, theme: Theme, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None
+) -> None:
+    """Rolling training score over time steps, with the reported scores of three arms as lines."""
+    scored = [row for row in rows if row["score"] is not None]
+    axes.plot(
+        [row["num_timesteps"] for row in scored],
+        [row["score"] for row in scored],
+        color=theme.blue,
+        label="training, sampled",
+    )
+    axes.set(xlabel="tokens of training", ylabel="score", ylim=(-0.02, 1.02))
+    arms = {} if result is None else result["arms"]
+    for arm, style in (("trained", "-"), ("best_fixed", "--"), ("unsteered", ":")):
+        if arm in arms:
+            axes.axhline(
+                arms[arm]["score"], color=theme.ink, linestyle=style, linewidth=1, label=f"{_words(arm)}, evaluated"
+            )
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+
+
+def scores(axes: Axes, theme: Theme, result: Mapping[str, Any]) -> None:
+    """Score of each arm with its 95 % interval."""
+    arms = dict(reversed(result["arms"].items()))
+    for place, (name, arm) in enumerate(arms.items()):
+        color = theme.blue if name == "trained" else theme.grey
+        axes.plot(arm["ci95"], [place, place], color=color, linewidth=2.5, solid_capstyle="round", clip_on=False)
+        axes.plot(arm["score"], place, "o", color=color, markersize=7, clip_on=False)
+    axes.set_yticks(range(len(arms)), list(map(_words, arms)))
+    axes.set(xlim=(0, 1), xlabel=f"score on {result['split']}, 95 % interval")
+
+
+def critic_courses(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
+    """Mean value along episodes by outcome, with the band from the 10th to the 90th percentile."""
+    for name, group in critic["groups"].items():
+        course = group["by_position"]
+        color = getattr(theme, GROUPS[name])
+        if not course:
+            continue
+        at = [row["at"] for row in course]
+        axes.fill_between(at, [r["p10"] for r in course], [r["p90"] for r in course], color=color, alpha=0.13, lw=0)
+        label = f"{name} ({group['n']})"
+        marker = "o" if len(course) == 1 else ""
+        axes.plot(at, [row["mean"] for row in course], LINES[name], marker=marker, color=color, label=label)
+    axes.set(xlabel="part of the episode", ylabel="value", xlim=(-0.02, 1.02))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+
+
+def calibration(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
+    """What came against what the critic said, in ten bins of as many tokens each; the diagonal is a perfect critic."""
+    bins = critic["calibration"]["all_tokens"]["table"]
+    said, came = [row["value"] for row in bins], [row["target"] for row in bins]
+    low, high = min([*said, *came], default=0), max([*said, *came], default=1)
+    axes.plot([low, high], [low, high], ":", color=theme.grey, linewidth=1)
+    axes.plot(said, came, "o-", color=theme.blue, markersize=5)
+    axes.set(xlabel="mean value of the bin", ylabel=f"mean {critic['target']}")
+
+
+def layers(axes: Axes, theme: Theme, sweep: Mapping[str, Any]) -> None:
+    """Score of each variant with its interval, and of each of its seeds."""
+    rows = dict(reversed(sweep["variants"].items()))
+    for place, row in enumerate(rows.values()):
+        axes.plot(row["ci95"], [place, place], color=theme.blue, linewidth=2.5, solid_capstyle="round", clip_on=False)
+        axes.plot(row["scores"], [place] * len(row["scores"]), "|", color=theme.ink, markersize=8, clip_on=False)
+        axes.plot(row["score"], place, "o", color=theme.blue, markersize=7, clip_on=False)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlim=(0, 1), xlabel=f"score on {sweep['settings']['split']}; ticks are seeds")
+
+
+def _figure(draw: Draw, theme: Theme) -> Figure:
+    figure = Figure(figsize=(5.4, 3), layout="constrained")
+    draw(figure.add_subplot(), theme)
+    return figure
+
+
+def _settings(theme: Theme) -> Any:  # Matplotlib types its settings as a dict of literal names
+    inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+    return {
+        **dict.fromkeys(inked, theme.ink),
+        **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "legend.fontsize": 9},
+        # Names of runs and variants are anyone's: a dollar sign is no formula.
+        **{"text.parse_math": False, "lines.linewidth": 1.8},
+    }
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
