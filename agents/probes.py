@@ -63,8 +63,8 @@ class FitConfig:
         seed: of the first guesses.
     """
 
-    steps: int = 400
-    rate: float = 0.03
+    steps: int = 150
+    rate: float = 0.05
     decay: float = 1e-3
     restarts: int = 3
     seed: int = 0

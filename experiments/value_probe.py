@@ -56,11 +56,11 @@ class ValueProbeConfig:
     """Chances of a random action in the noisier versions of the policy."""
     episodes: int = 200
     """Recorded of the policy and of each noisier version; half of them are learnt from."""
-    rows: int = 4_000
+    rows: int = 2_000
     """At most this many steps are learnt from, drawn evenly from policy and noisier versions."""
-    folds: int = 4
+    folds: int = 3
     """Parts into which the states of a small world are dealt to judge each by a probe that never saw it."""
-    fit_steps: int = 300
+    fit_steps: int = 150
     """Of Adam, on all rows at once."""
     restarts: int = 2
     """First guesses of each probe; the one of the lowest loss is kept."""

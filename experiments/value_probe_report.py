@@ -59,6 +59,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     for source, words in SOURCES.items():
         parts.append(f"## {words[0].upper()}{words[1:]}")
         for column, title in _columns(exact):
+            if column.startswith("unseen") and source == "shuffled":
+                continue
             parts += [f"{title}:", _grid(summary["probes"][source], column)]
     return "\n\n".join(parts) + "\n"
 

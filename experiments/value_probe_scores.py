@@ -177,8 +177,8 @@ def score_layer(
 
     Returns:
         By loss: the scores of :func:`judge`; and with exact values ``planned``, what planning one step ahead with the
-        probe earns, and ``unseen_r2``, ``unseen_spearman`` over visited states, each judged by a probe that saw it in
-        no trajectory.
+        probe earns, and (with the true rewards) ``unseen_r2``, ``unseen_spearman`` over visited states, each judged by
+        a probe that learnt from no visit to it.
     """
     probed = study.probes(layer, taught=taught)
     found = {name: {**judge(study, one.values, one.line), "loss": one.probe.loss} for name, one in probed.items()}
@@ -187,22 +187,22 @@ def score_layer(
     truth = study.truth
     for name, one in probed.items():
         found[name]["planned"] = truth.world.planned(one.line(one.probe(of_states).double().numpy()))
-    for name, values in _unseen(study, truth, layer, of_states, taught).items():
+    if taught is not None:
+        return found
+    for name, values in _unseen(study, truth, layer, of_states).items():
         exact = truth.values[truth.visited]
         found[name] |= {"unseen_r2": r2(values, exact), "unseen_spearman": spearman(values, exact)}
     return found
 
 
-def _unseen(
-    study: Study, truth: Truth, layer: str, of_states: Tensor, taught: Recording | None
-) -> dict[str, Floats]:
+def _unseen(study: Study, truth: Truth, layer: str, of_states: Tensor) -> dict[str, Floats]:
     """By loss ``[visited]`` values of states by probes that did not see them."""
     visited = truth.visited
     fold = np.random.default_rng(study.fit.seed).permutation(len(visited)) % study.folds
     values = {name: np.zeros(len(visited)) for name in study.losses}
     for number in range(study.folds):
         held = fold == number
-        probed = study.probes(layer, np.isin(truth.states, visited[held]), taught)
+        probed = study.probes(layer, np.isin(truth.states, visited[held]))
         for name, one in probed.items():
             values[name][held] = one.line(one.probe(of_states[visited[held]]).double().numpy())
     return values
