@@ -110,12 +110,12 @@ def split_trajectories(recording: Recording, seed: int, held_out: float = 0.5) -
 
 
 def shuffle_rewards(recording: Recording, seed: int, gamma: float) -> Recording:
-    """The same trajectories with each level's rewards dealt anew to its steps, and the returns that follow."""
-    rng = np.random.default_rng(seed)
+    """The same trajectories with all rewards dealt anew to the steps, and the returns that follow.
+
+    What a trajectory's length tells of its returns remains.
+    """
     steps = {name: np.array(column) for name, column in recording.steps.items()}
-    for level in np.unique(steps["level"]):
-        rows = np.flatnonzero(steps["level"] == level)
-        steps["reward"][rows] = steps["reward"][rng.permutation(rows)]
+    steps["reward"] = np.random.default_rng(seed).permutation(steps["reward"])
     for rows in _trajectories(steps["trajectory"]):
         steps["return"][rows] = discounted(steps["reward"][rows], gamma)
     return Recording(recording.activations, recording.observations, steps)

@@ -97,7 +97,7 @@ def test_sums_of_losses_are_read() -> None:
     assert LossWeights.parse("td").supervised
     assert not LossWeights.parse("variance+dominance+ccs").supervised
     for wrong in ("", "tdd", "td+td", "0*td", "-1*td", "inf*td"):
-        with pytest.raises(ValueError, match="loss"):
+        with pytest.raises(ValueError, match="is no loss|must be a positive number"):
             LossWeights.parse(wrong)
 
 
@@ -161,7 +161,7 @@ def test_without_rewards_the_better_end_of_the_widest_direction_is_found() -> No
     for sign in (1.0, -1.0):
         level = rng.integers(2, size=400)
         side = np.where(rng.random(400) < np.where(level == 0, 0.8, 0.3), 1.0, -1.0)
-        acts = torch.from_numpy(np.column_stack([sign * side, rng.normal(size=400)]).astype(np.float32))
+        acts = torch.from_numpy(np.column_stack([*[sign * side] * 3, rng.normal(size=400)]).astype(np.float32))
         nothing, no = torch.zeros(400), torch.zeros(400, dtype=torch.bool)
         data = Transitions(acts, acts, no, nothing, nothing, no, no, torch.from_numpy(level), torch.ones(400))
         probes = fit_probes(data, parsed("variance+10*dominance"), 0.9, Scale(), FIT)
@@ -192,10 +192,15 @@ def test_controls_find_nothing() -> None:
     shuffled = shuffle_rewards(recording, 0, 0.9)
     assert sorted(shuffled.steps["reward"]) == sorted(recording.steps["reward"])
     for control in (noise, shuffled):
-        scale = Scale.of(torch.from_numpy(control.steps["return"][learn]))
-        probes = fit_probes(lesson(control, learn), parsed("td", "returns"), 0.9, scale, FIT)
-        for probe in probes.values():
-            assert abs(correlation(probe(layer_rows(control, "layer"))[~learn], value[~learn])) < 0.3
+        found = []
+        for number in range(6):
+            if control is shuffled:
+                control = shuffled = shuffle_rewards(recording, number, 0.9)
+            scale = Scale.of(torch.from_numpy(control.steps["return"][learn]))
+            probes = fit_probes(lesson(control, learn), parsed("td", "returns"), 0.9, scale, replace(FIT, restarts=1))
+            rows = layer_rows(control, "layer")[~learn]
+            found.append([correlation(probe(rows), value[~learn]) for probe in probes.values()])
+        assert np.abs(np.mean(found, axis=0)).max() < 0.4  # a random direction of six has a spread of 0.41
 
 
 def test_probes_side_by_side_are_probes_alone() -> None:
