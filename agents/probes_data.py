@@ -57,7 +57,9 @@ def layers_of(policy: BasePolicy) -> tuple[str, ...]:
 
     The critic's last map, its value, is left out.
     """
-    roots = ["q_net.q_net"] if isinstance(policy, DQNPolicy) else ["mlp_extractor.policy_net", "mlp_extractor.value_net"]
+    roots = (
+        ["q_net.q_net"] if isinstance(policy, DQNPolicy) else ["mlp_extractor.policy_net", "mlp_extractor.value_net"]
+    )
     names: list[str] = []
     for root in roots:
         stack = list(policy.get_submodule(root).named_children())
@@ -103,7 +105,9 @@ def split_trajectories(recording: Recording, seed: int, held_out: float = 0.5) -
     for level in np.unique(recording.steps["level"]):
         numbers = np.unique(recording.steps["trajectory"][recording.steps["level"] == level])
         if len(numbers) < 2:
-            raise ValueError(f"level {level} has {len(numbers)} trajectory: there must be some to learn from and to test")
+            raise ValueError(
+                f"level {level} has {len(numbers)} trajectory: there must be some to learn from and to test"
+            )
         kept = np.clip(round(len(numbers) * (1 - held_out)), 1, len(numbers) - 1)
         learn |= np.isin(recording.steps["trajectory"], rng.permutation(numbers)[:kept])
     return learn

@@ -136,7 +136,9 @@ def study_agent(cfg: ValueProbeConfig, agent: Agent, losses: dict[str, LossWeigh
         "steps": agent.model.num_timesteps,
         "gamma": gamma,
         "data": study.shown(),
-        "references": references(study, None if truth is None else action_chances(agent.model.policy, len(truth.values))),
+        "references": references(
+            study, None if truth is None else action_chances(agent.model.policy, len(truth.values))
+        ),
         "probes": {
             "trained": {name: score_layer(study, name, seen.get(name)) for name in (*layers, OBSERVATION)},
             "untrained": {name: score_layer(other, name, unseen.get(name)) for name in layers},
@@ -176,7 +178,9 @@ def _truth(agent: Agent, recording: Recording, gamma: float) -> Truth | None:
 
 def _critic_of(recording: Recording, trained: Recording) -> Recording:
     """The critic to compare with stays the trained one."""
-    return Recording(recording.activations, recording.observations, {**recording.steps, "value": trained.steps["value"]})
+    return Recording(
+        recording.activations, recording.observations, {**recording.steps, "value": trained.steps["value"]}
+    )
 
 
 def _of_states(model: BaseAlgorithm, layers: tuple[str, ...], truth: Truth | None) -> dict[str, Tensor]:

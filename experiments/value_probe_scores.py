@@ -128,7 +128,9 @@ class Line:
     def fit(cls, values: Floats, returns: Floats) -> Line:
         """Least squares, the slope at least 0."""
         spread = values.var()
-        slope = 0.0 if spread < 1e-12 else float(np.mean((values - values.mean()) * (returns - returns.mean())) / spread)
+        slope = (
+            0.0 if spread < 1e-12 else float(np.mean((values - values.mean()) * (returns - returns.mean())) / spread)
+        )
         return cls(max(slope, 0.0), float(returns.mean() - max(slope, 0.0) * values.mean()))
 
     def __call__(self, values: Floats) -> Floats:

@@ -188,7 +188,9 @@ def test_controls_find_nothing() -> None:
     recording, value = walks(trajectories=120)
     learn = split_trajectories(recording, 0)
     rng = np.random.default_rng(3)
-    noise = Recording({"layer": torch.from_numpy(rng.normal(size=(len(recording), 6)).astype(np.float32))}, {}, recording.steps)
+    noise = Recording(
+        {"layer": torch.from_numpy(rng.normal(size=(len(recording), 6)).astype(np.float32))}, {}, recording.steps
+    )
     shuffled = shuffle_rewards(recording, 0, 0.9)
     assert sorted(shuffled.steps["reward"]) == sorted(recording.steps["reward"])
     for control in (noise, shuffled):
@@ -273,7 +275,9 @@ def test_layers_of_actor_critic_and_q_network() -> None:
     layers = layers_of(train_agent("GridWorld-v0", 0, 0, (8, 4)).policy)
     actor, critic = "mlp_extractor.policy_net", "mlp_extractor.value_net"
     assert layers == (f"{actor}.1", f"{actor}.3", f"{critic}.1", f"{critic}.3", "action_net")
-    assert layers_of(DQN("MlpPolicy", "CartPole-v1", buffer_size=5).policy) == tuple(f"q_net.q_net.{i}" for i in (1, 3, 4))
+    assert layers_of(DQN("MlpPolicy", "CartPole-v1", buffer_size=5).policy) == tuple(
+        f"q_net.q_net.{i}" for i in (1, 3, 4)
+    )
 
 
 def test_levels_are_recorded_apart() -> None:
