@@ -38,8 +38,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     data = {name: entry["mean"] for name, entry in summary["data"].items()}
     truth = "exact" if exact else "returns"
     seen = (
-        f" Of {data['test_states']:.1f} states in tested trajectories {data['test_states_seen_in_train']:.1f} also came in "
-        "trajectories learnt from: see *unseen states* for values of states that did not."
+        f" Of {data['test_states']:.1f} states in tested trajectories {data['test_states_seen_in_train']:.1f} also "
+        "came in trajectories learnt from: see *unseen states* for values of states that did not."
         if exact
         else ""
     )
