@@ -69,7 +69,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """Score of each loss by layer, one panel a source; the shade is the spread over agents."""
     column = "exact_r2" if _is_exact(result) else "returns_r2"
     with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(11, 3.8), layout="constrained")
+        figure = Figure(figsize=(12, 3.8), layout="constrained")
         panels = figure.subplots(1, len(SOURCES), sharey=True)
         for panel, (source, words) in zip(panels, SOURCES.items(), strict=True):
             _panel(panel, result["summary"]["probes"][source], column)
@@ -77,7 +77,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         critic = result["summary"]["references"]["critic"][column]["mean"]
         panels[0].axhline(critic, color="black", linestyle=":", label="critic")
         panels[0].set_ylabel(f"held-out R2, {'exact value' if _is_exact(result) else 'return'}")
-        panels[0].legend(fontsize=6)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
         figure.savefig(path, dpi=150)
 
 
