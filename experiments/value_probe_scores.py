@@ -225,6 +225,8 @@ def references(study: Study, chances: Floats | None) -> dict[str, dict[str, floa
     truth, world = study.truth, study.truth.world
     exact = truth.values[truth.states]
     found["exact value"] = {**judge(study, exact, Line(1.0, 0.0)), "planned": world.planned(truth.values)}
+    # A constant avoids every end that gives less: what a value adds to planning is what it earns beyond this.
+    found["constant value"] = {"planned": world.planned(np.full(len(truth.values), returns[own].mean()))}
     found["policy"] = {"planned": world.earned(chances)}
     found["greedy policy"] = {"planned": world.earned(chances.argmax(axis=1))}
     found["optimal policy"] = {"planned": world.planned(world.mdp.optimal_values(world.gamma))}
