@@ -106,6 +106,7 @@ def test_branch_points_are_those_of_an_exhaustive_search(make, tiny, temperature
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("task", "most", "wanted"),
     [

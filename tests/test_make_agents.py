@@ -71,6 +71,7 @@ def test_a_corridor_is_learnt(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_mating_is_learnt(tmp_path: Path) -> None:
     card = main(AgentsConfig(tmp_path / "krk"))[0]
     assert card["evaluation"]["mated"] >= 0.95

@@ -26,6 +26,7 @@ def cfg(tmp_path_factory) -> SampleEfficiencyConfig:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_size_has_its_arms_and_every_seed_its_items(cfg):
     result = main(cfg)
     assert result["sizes"] == [10, 25, 1344]
