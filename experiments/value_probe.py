@@ -60,7 +60,7 @@ class ValueProbeConfig:
     """At most this many steps are learnt from, drawn evenly from policy and noisier versions."""
     folds: int = 3
     """Parts into which the states of a small world are dealt to judge each by a probe that never saw it."""
-    fit_steps: int = 150
+    fit_steps: int = 500
     """Of Adam, on all rows at once."""
     restarts: int = 2
     """First guesses of each probe; the one of the lowest loss is kept."""

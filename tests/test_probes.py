@@ -34,7 +34,7 @@ from agents.probes_planning import action_chances, exact_world, policy_values
 from agents.recording import Recording, RolloutConfig
 from agents.worlds.training import make_world, train_agent
 
-FIT = FitConfig(steps=120, restarts=2)
+FIT = FitConfig(steps=120, rate=0.05, restarts=2)
 
 
 def column(*values: float) -> torch.Tensor:
@@ -146,7 +146,7 @@ def test_a_planted_value_is_found() -> None:
     data = lesson(recording, learn)
     scale = Scale.of(torch.from_numpy(recording.steps["return"][learn]))
     assert -1.6 < scale.centre - scale.half < value.min()  # values outside [-1, 1]
-    probes = fit_probes(data, parsed("td", "returns", "td+returns"), 0.9, scale, FitConfig(300))
+    probes = fit_probes(data, parsed("td", "returns", "td+returns"), 0.9, scale, FitConfig(300, rate=0.05))
     for probe in probes.values():
         said = probe(layer_rows(recording, "layer"))[~learn]
         assert correlation(said, value[~learn]) > 0.99
@@ -164,7 +164,7 @@ def test_without_rewards_the_better_end_of_the_widest_direction_is_found() -> No
         acts = torch.from_numpy(np.column_stack([*[sign * side] * 6, rng.normal(size=400)]).astype(np.float32))
         nothing, no = torch.zeros(400), torch.zeros(400, dtype=torch.bool)
         data = Transitions(acts, acts, no, nothing, nothing, no, no, torch.from_numpy(level), torch.ones(400))
-        probes = fit_probes(data, parsed("variance+10*dominance"), 0.9, Scale(), FitConfig(restarts=6))
+        probes = fit_probes(data, parsed("variance+10*dominance"), 0.9, Scale(), FitConfig(150, rate=0.05, restarts=6))
         probe = probes["variance+10*dominance"]
         assert correlation(probe(acts), side) > 0.95
 
