@@ -66,7 +66,7 @@ def action_chances(policy: BasePolicy, states: int) -> Floats:
         return np.eye(values.shape[1])[values.argmax(dim=1).cpu().numpy()]
     if not isinstance(policy, ActorCriticPolicy):
         raise TypeError(f"exact values need a DQN or an actor-critic policy, got {type(policy).__name__}")
-    chances: Floats = policy.get_distribution(observations).distribution.probs.double().cpu().numpy()  # type: ignore[union-attr]  # categorical
+    chances: Floats = policy.get_distribution(observations).distribution.probs.double().cpu().numpy()  # type: ignore[union-attr]  # a categorical, as actions are discrete
     return chances / chances.sum(axis=1, keepdims=True)
 
 
