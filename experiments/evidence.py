@@ -10,72 +10,46 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
 
 from agents.evaluation import play, trained_policy
 from agents.finetune import LoRA
-from agents.screening import screen_features
-from experiments.assembly import load_trained, make_envs, model_sha256, parse_settings, provenance, scene
+from experiments.assembly import load_trained, make_envs, model_sha256, provenance, scene
 from experiments.evidence_arms import Bench, item_oracle, play_arms
 from experiments.evidence_rows import against_trained, rows
 from experiments.evidence_table import draw, markdown
 from experiments.run_folder import RunFolder, refuse_existing, write_json
-from experiments.train_config import KeyValues, TrainConfig, settings_of
-from experiments.trainings import train_all
+from experiments.trainings import Trainings, train_all
 
-SCREEN_ITEMS = 64  # of train, on which every feature is tried
 GRID = Path(__file__).parent / "grids" / "embedded.json"
 
 
-@dataclass(frozen=True)
-class EvidenceConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvidenceConfig(Trainings):
     """Train, tune and compare on one environment."""
 
-    env: str
-    """Environment id."""
-    name: str
-    """Name of the folder."""
-    seeds: int = 5
-    """Training seeds of whatever learns."""
     train_samples: int | None = None
     """Items of train that anything may learn from, other ones with each seed; by default all."""
-    total_timesteps: int = 100_000
-    """Tokens of training for each seed."""
     tuning_timesteps: int = 30_000
     """Tokens of training for each point of the grid."""
     grid: Path = GRID
     """What is chosen on validation: a JSON list of settings of the environment."""
-    algo: str = "ppo"
-    """Algorithm."""
-    mask: str = "off"
-    """Legal actions."""
-    head: str = "linear"
-    """Policy head."""
-    env_kwargs: KeyValues = ()
-    """key=value for gym.make_vec, in every arm."""
-    algo_kwargs: KeyValues = ()
-    """key=value for the algorithm."""
-    screen: int | None = None
-    """The agent chooses among so many features, screened on train (agents/screening.py); by default among all."""
     lora: bool = True
     """Also fine-tune the model on the same items."""
     test_items: int | None = None
     """Items of test; by default all."""
     oracle_items: int = 200
     """Test items on which the item oracle tries every feature; 0 leaves it out."""
-    num_envs: int = 64
-    """Lanes in one forward pass."""
-    seed: int = 0
-    """Of sampled decoding, random arms, searches and the tuning's trainings."""
-    jobs: int = 2
-    """Trainings at a time."""
-    wandb: Literal["online", "offline", "disabled"] = "disabled"
-    """Mirror of each training."""
-    runs_dir: Path = Path("runs")
-    """Where the folder is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tuning_timesteps < 1:
+            raise ValueError(f"tuning_timesteps must be at least 1, got {self.tuning_timesteps}")
+        if self.oracle_items < 0:
+            raise ValueError(f"oracle_items must be at least 0, got {self.oracle_items}")
 
 
 def main(cfg: EvidenceConfig) -> dict[str, Any]:
@@ -87,71 +61,84 @@ def main(cfg: EvidenceConfig) -> dict[str, Any]:
         RuntimeError: The language model's weights changed.
     """
     torch.set_num_threads(1)
-    start = time.perf_counter()
-    points = _check(cfg)
-    folder = cfg.runs_dir / cfg.name
-    refuse_existing(folder)
-    screened = screen(cfg)
-    folder.mkdir(parents=True)
-    given = cfg if screened is None else replace(cfg, env_kwargs=(*cfg.env_kwargs, f"features={screened}"))
-    tuning = tune(given, points, folder / "tuning")
+    start, points = time.perf_counter(), read_grid(cfg.grid)
+    refuse_existing(cfg.folder)
+    learners = own_settings(cfg)
+    cfg.folder.mkdir(parents=True)
+    tuning = tune(learners[0], points)
     chosen = max(tuning, key=lambda row: row["validation_score"])["settings"]
-    runs = train_seeds(given, chosen, folder)
-    config = RunFolder.open(runs[0]).config
-    lora = LoRA() if cfg.lora else None
-    every = {} if screened is None else {"features": None}
-    bench = Bench(config, runs, folder, cfg.test_items, cfg.oracle_items, cfg.num_envs, cfg.seed, lora, every)
+    bench = Bench(
+        runs=train_seeds(learners, chosen, cfg.folder),
+        folder=cfg.folder,
+        test_items=cfg.test_items,
+        oracle_items=cfg.oracle_items,
+        num_envs=cfg.num_envs,
+        seed=cfg.seed,
+        lora=LoRA() if cfg.lora else None,
+        every={} if cfg.screen is None else {"features": None},
+    )
+    result = {"env": cfg.env, "settings": cfg.record(), "tuning": tuning, "chosen": chosen, **compare(bench)}
+    result["wall_s"] = time.perf_counter() - start
+    write_json(cfg.folder / "evidence.json", result)
+    (cfg.folder / "evidence.md").write_text(markdown(result))
+    draw(result, cfg.folder / "evidence.png")
+    print(markdown(result))
+    return result
+
+
+def compare(bench: Bench) -> dict[str, Any]:
+    """Play every arm: what ``evidence.json`` says of arms, data and model.
+
+    Raises:
+        RuntimeError: The language model's weights changed.
+    """
     before = model_sha256(bench.envs("test"))
     arms = play_arms(bench)
-    result = {
-        "env": cfg.env,
-        "settings": {name: value for name, value in vars(cfg).items() if name not in ("runs_dir", "grid")},
-        "tuning": tuning,
-        "chosen": chosen,
-        "screened": screened,
+    found = {
         "train_samples": len(bench.train_items(0)),
         "data": scene(bench.envs("test")).task.data_record(),
         "arms": rows(bench, arms),
         "tests": against_trained(arms),
         "item_oracle": item_oracle(bench),
         "weights_sha256": before,
-        "wall_s": time.perf_counter() - start,
         **provenance(),
     }
     if model_sha256(bench.envs("test")) != before:
         raise RuntimeError(f"the language model's weights changed: sha256 was {before}")
-    write_json(folder / "evidence.json", result)
-    (folder / "evidence.md").write_text(markdown(result))
-    draw(result, folder / "evidence.png")
-    print(markdown(result))
-    return result
+    return found
 
 
-def screen(cfg: EvidenceConfig) -> list[int] | None:
-    """The features that the agent chooses among; None are all of them."""
-    if cfg.screen is None:
-        return None
-    envs = train_envs(cfg)
-    return screen_features(envs, cfg.screen, envs.unwrapped.episode.order.items[:SCREEN_ITEMS].tolist(), cfg.seed)
+def read_grid(path: Path) -> list[dict[str, Any]]:
+    """The settings to choose from.
+
+    Raises:
+        ValueError: The file is no list of settings.
+    """
+    points = json.loads(path.read_text())
+    if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
+        raise ValueError(f"{path} must hold a JSON list of settings, at least one")
+    return points
 
 
-def train_envs(cfg: EvidenceConfig) -> Any:
-    """The environments that the tuning learns in, before anything is tuned."""
-    settings = settings_of(_training(cfg, {}, "train", cfg.seed))
-    return make_envs(settings, "train", cfg.num_envs)
+def own_settings(cfg: EvidenceConfig) -> list[EvidenceConfig]:
+    """The settings of each training seed: where samples are few, it has its own, and features screened on no others."""
+    if cfg.train_samples is None:
+        return [cfg.choosing_among(cfg.screened())] * cfg.seeds
+    few = [(*cfg.env_kwargs, f"limit={cfg.train_samples}", f"limit_seed={seed}") for seed in range(cfg.seeds)]
+    limited = [replace(cfg, env_kwargs=settings) for settings in few]
+    return [each.choosing_among(each.screened()) for each in limited]
 
 
-def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One short training for each point of the grid: its ``settings`` and ``validation_score``.
 
     A grid of one point needs no training, and its score is NaN.
     """
     if len(points) == 1:
         return [{"settings": points[0], "validation_score": math.nan}]
-    trainings = [
-        replace(_training(cfg, point, str(number), cfg.seed), runs_dir=folder, total_timesteps=cfg.tuning_timesteps)
-        for number, point in enumerate(points)
-    ]
+    short = replace(cfg, total_timesteps=cfg.tuning_timesteps)
+    folder = cfg.folder / "tuning"
+    trainings = [short.training(str(number), cfg.seed, folder, point) for number, point in enumerate(points)]
     runs = train_all(trainings, cfg.jobs)
     return [
         {"settings": point, "validation_score": _validation_score(run, cfg)}
@@ -159,29 +146,10 @@ def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]], folder: Path) ->
     ]
 
 
-def train_seeds(cfg: EvidenceConfig, settings: dict[str, Any], folder: Path) -> list[Path]:
-    """Train the agent with each seed; returns the run folders."""
-    trainings = [replace(_training(cfg, settings, f"seed-{seed}", seed), runs_dir=folder) for seed in range(cfg.seeds)]
-    return train_all(trainings, cfg.jobs)
-
-
-def _training(cfg: EvidenceConfig, settings: dict[str, Any], name: str, seed: int) -> TrainConfig:
-    given = parse_settings(cfg.env_kwargs) | settings
-    if cfg.train_samples is not None:
-        given |= {"limit": cfg.train_samples, "limit_seed": seed}
-    return TrainConfig(
-        name=name,
-        env=cfg.env,
-        algo=cfg.algo,
-        total_timesteps=cfg.total_timesteps,
-        num_envs=cfg.num_envs,
-        seed=seed,
-        mask=cfg.mask,
-        head=cfg.head,
-        env_kwargs=tuple(f"{key}={json.dumps(value)}" for key, value in given.items()),
-        algo_kwargs=cfg.algo_kwargs,
-        checkpoint_every=cfg.total_timesteps,
-        wandb=cfg.wandb,
+def train_seeds(learners: Sequence[EvidenceConfig], settings: dict[str, Any], folder: Path) -> list[Path]:
+    """Train an agent with each seed, given its settings; returns the run folders."""
+    return train_all(
+        [own.training(f"seed-{seed}", seed, folder, settings) for seed, own in enumerate(learners)], learners[0].jobs
     )
 
 
@@ -190,18 +158,6 @@ def _validation_score(path: Path, cfg: EvidenceConfig) -> float:
     envs = make_envs(run.config, "validation", cfg.num_envs)
     policy = trained_policy(*load_trained(run, envs))
     return float(play(envs, policy, range(len(scene(envs).task)), cfg.seed, tokens=False).scores.mean())
-
-
-def _check(cfg: EvidenceConfig) -> list[dict[str, Any]]:
-    for name in ("seeds", "total_timesteps", "tuning_timesteps", "num_envs", "jobs"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(cfg, name)}")
-    if cfg.oracle_items < 0:
-        raise ValueError(f"oracle_items must be at least 0, got {cfg.oracle_items}")
-    points = json.loads(cfg.grid.read_text())
-    if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
-        raise ValueError(f"{cfg.grid} must hold a JSON list of settings, at least one")
-    return points
 
 
 if __name__ == "__main__":

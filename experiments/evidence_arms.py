@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ class Bench:
     """Where all arms play.
 
     Attributes:
-        config: of a trained run: environment, settings, mask.
-        runs: run folders of the trained agent, one a seed.
+        runs: run folders of the trained agent, one a seed; environment, settings and mask are theirs.
         folder: where fine-tuned models go.
         test_items: how many items of test; None is all.
         oracle_items: how many of these the item oracle has.
@@ -39,7 +39,6 @@ class Bench:
             the best fixed feature, CorrSteer and the item oracle.
     """
 
-    config: Mapping[str, Any]
     runs: Sequence[Path]
     folder: Path
     test_items: int | None
@@ -49,13 +48,26 @@ class Bench:
     lora: LoRA | None
     every: Mapping[str, Any] = field(default_factory=dict)
 
-    def envs(self, split: str, **overrides: Any) -> Any:
-        """The environments of the runs, on any split."""
-        return make_envs(self.config, split, self.num_envs, **overrides)
+    @cached_property
+    def configs(self) -> list[dict[str, Any]]:
+        """Of each run."""
+        return [RunFolder.open(path).config for path in self.runs]
 
-    def play(self, policy: Policy, **overrides: Any) -> Played:
-        """Every test item once."""
-        return play(self.envs("test", compare=True, **overrides), policy, self.items(), self.seed)
+    def envs(self, split: str, seed: int = 0, **overrides: Any) -> Any:
+        """The environments of a training seed's run, on any split."""
+        return make_envs(self.configs[seed], split, self.num_envs, **overrides)
+
+    def play(self, policy: Policy, seed: int = 0, **overrides: Any) -> Played:
+        """Every test item once, in the environments of a training seed's run."""
+        return play(self.envs("test", seed, compare=True, **overrides), policy, self.items(), self.seed)
+
+    def play_agents(self, **overrides: Any) -> list[Played]:
+        """The trained agent of every seed."""
+        return [self.play(self.agent(seed), seed, **overrides) for seed in range(len(self.runs))]
+
+    def agent(self, seed: int) -> Policy:
+        """What was trained with a seed."""
+        return trained_policy(*load_trained(RunFolder.open(self.runs[seed]), self.envs("test", seed)))
 
     def items(self) -> range:
         """The test items."""
@@ -64,15 +76,11 @@ class Bench:
 
     def fits(self) -> range:
         """Training seeds with items of their own to learn from: one, where all learn from the same."""
-        return range(len(self.runs) if self.config["env_kwargs"].get("limit") else 1)
-
-    def train_envs(self, seed: int, **overrides: Any) -> Any:
-        """The environments that a training seed learned in."""
-        return make_envs(RunFolder.open(self.runs[seed]).config, "train", self.num_envs, **overrides)
+        return range(len(self.runs) if self.configs[0]["env_kwargs"].get("limit") else 1)
 
     def train_items(self, seed: int) -> list[int]:
         """Items of train that anything may learn from with a training seed."""
-        items: list[int] = self.train_envs(seed).unwrapped.episode.order.items.tolist()
+        items: list[int] = self.envs("train", seed).unwrapped.episode.order.items.tolist()
         return items
 
 
@@ -98,15 +106,15 @@ def play_arms(bench: Bench) -> dict[str, Arm]:
         **corrsteer(bench),
         **other_words(bench),
         **({} if bench.lora is None else fine_tuned(bench, bench.lora)),
-        "trained": _arm(bench, agents(bench)),
+        "trained": trained(bench),
         **other_decoding(bench),
     }
 
 
-def agents(bench: Bench) -> list[Policy]:
+def trained(bench: Bench, **overrides: Any) -> Arm:
     """The trained agent of every seed."""
-    envs = bench.envs("test")
-    return [trained_policy(*load_trained(RunFolder.open(path), envs)) for path in bench.runs]
+    start = time.perf_counter()
+    return Arm(bench.play_agents(**overrides), time.perf_counter() - start)
 
 
 def controls(bench: Bench) -> dict[str, Arm]:
@@ -121,7 +129,7 @@ def controls(bench: Bench) -> dict[str, Arm]:
 def best_fixed(bench: Bench) -> Arm:
     """The best push for all items, of the items that each training seed may learn from."""
     start, envs = time.perf_counter(), bench.envs("test", **bench.every)
-    found = [search_best_fixed(bench.train_envs(seed, **bench.every), bench.seed).best for seed in bench.fits()]
+    found = [search_best_fixed(bench.envs("train", seed, **bench.every), bench.seed).best for seed in bench.fits()]
     played = [bench.play(fixed(push), **bench.every) for push in found]
     about = {"features": [_feature(envs, push) for push in found]}
     return Arm(played, time.perf_counter() - start, about)
@@ -134,15 +142,15 @@ def _feature(envs: Any, push: int) -> int:
 
 def corrsteer(bench: Bench) -> dict[str, Arm]:
     """CorrSteer's feature at its published strength, and at the agent's."""
-    if bench.config["env_kwargs"].get("action", "choice") != "choice":
+    if bench.configs[0]["env_kwargs"].get("action", "choice") != "choice":
         return {}
     start = time.perf_counter()
     found = [
         fit_corrsteer(
-            bench.train_envs(seed, **bench.every),
+            bench.envs("train", seed, **bench.every),
             bench.train_items(seed),
             bench.seed,
-            bench.train_envs(seed, temperature=WARM, **bench.every),
+            bench.envs("train", seed, temperature=WARM, **bench.every),
         )
         for seed in bench.fits()
     ]
@@ -168,7 +176,7 @@ def other_words(bench: Bench) -> dict[str, Arm]:
 
 def fine_tuned(bench: Bench, lora: LoRA) -> dict[str, Arm]:
     """LoRA on the reference replies to the same train items, with each seed; nothing where a task has none."""
-    train = bench.train_envs(0)
+    train = bench.envs("train")
     if scene(train).task.reference(bench.train_items(0)[0]) is None:
         return {}
     start, idle = time.perf_counter(), CONTROLS["unsteered"](Setting())
@@ -184,7 +192,7 @@ def other_decoding(bench: Bench) -> dict[str, Arm]:
     """The agents where options are not offered: what they learned under constrained decoding, written freely."""
     if getattr(scene(bench.envs("test")).task, "decode", "") != "constrained":
         return {}
-    return {"trained, free decoding": _arm(bench, agents(bench), decode="free")}
+    return {"trained, free decoding": trained(bench, decode="free")}
 
 
 def item_oracle(bench: Bench) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from agents.evaluation import Played, play
 from experiments.assembly import scene
 from experiments.evaluate import beside_train, compare_arms
-from experiments.evidence_arms import Arm, Bench, agents
+from experiments.evidence_arms import Arm, Bench
 from experiments.statistics import bootstrap_mean, holm, mcnemar, score_interval
 from steer_env.labels import promoted
 
@@ -73,9 +73,9 @@ def _row(arm: Arm, unsteered: Played, task: Any, seed: int) -> dict[str, Any]:
 def _train_beside_test(bench: Bench, arm: Arm) -> dict[str, float]:
     """Score of the agents on items that they learned from, and how many test episodes went as one of those."""
     found = []
-    for seed, (agent, played) in enumerate(zip(agents(bench), arm.played, strict=True)):
-        items = bench.train_items(seed)[:TRAIN_ITEMS]
-        found.append(beside_train(played, play(bench.train_envs(seed), agent, items, bench.seed, tokens=False)))
+    for seed, played in enumerate(arm.played):
+        items, envs = bench.train_items(seed)[:TRAIN_ITEMS], bench.envs("train", seed)
+        found.append(beside_train(played, play(envs, bench.agent(seed), items, bench.seed, tokens=False)))
     return {name: float(np.mean([row[name] for row in found])) for name in ("train_score", "train_n", "seen_in_train")}
 
 

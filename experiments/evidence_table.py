@@ -16,7 +16,8 @@ def markdown(result: dict[str, Any]) -> str:
     arms, tests = result["arms"], result["tests"]
     trained, found = arms["trained"], result["item_oracle"]
     chosen = "chosen on validation" if len(result["tuning"]) > 1 else "given"
-    screened = result["screened"] and f"The agent chooses among {len(result['screened'])} features, screened on train."
+    screen = result["settings"]["screen"]
+    screened = screen and f"The agent chooses among {screen} features, screened on train."
     lines = [
         f"# {result['env']}",
         "",

@@ -20,44 +20,26 @@ from matplotlib.figure import Figure
 from agents.controls import CONTROLS, Setting
 from agents.finetune import LoRA
 from experiments.assembly import make_envs, parse_settings, provenance, scene
-from experiments.evidence import EvidenceConfig, train_seeds
-from experiments.evidence_arms import Arm, Bench, agents, best_fixed, corrsteer, fine_tuned
-from experiments.run_folder import RunFolder, refuse_existing, write_json
+from experiments.evidence import EvidenceConfig, own_settings, train_seeds
+from experiments.evidence_arms import Arm, Bench, best_fixed, corrsteer, fine_tuned, trained
+from experiments.run_folder import refuse_existing, write_json
 from experiments.statistics import bootstrap_mean, score_interval
-from experiments.train_config import KeyValues
+from experiments.trainings import Trainings
 
 INK = "#222222"
 COLORS = {"trained": "#1a6fb5", "lora": "#b5541a", "best_fixed": "#6f7378", "corrsteer": "#5a9e4b"}
 
 
-@dataclass(frozen=True)
-class SampleEfficiencyConfig:
+@dataclass(frozen=True, kw_only=True)
+class SampleEfficiencyConfig(Trainings):
     """Train on few and many items and compare."""
 
-    env: str
-    """Environment id."""
-    name: str
-    """Name of the folder."""
     sizes: tuple[int, ...] = (10, 25, 50, 100, 400)
     """Numbers of items of train; all of them come last."""
-    seeds: int = 5
-    """Training seeds; each draws items of its own."""
     total_timesteps: int = 60_000
     """Tokens of each training."""
-    env_kwargs: KeyValues = ()
-    """key=value for gym.make_vec, in every arm."""
-    algo_kwargs: KeyValues = ()
-    """key=value for PPO."""
     test_items: int | None = None
     """Items of test; by default all."""
-    num_envs: int = 64
-    """Lanes in one forward pass."""
-    seed: int = 0
-    """Of sampled decoding and searches."""
-    jobs: int = 2
-    """Trainings at a time."""
-    runs_dir: Path = Path("runs")
-    """Where the folder is."""
 
 
 def main(cfg: SampleEfficiencyConfig) -> dict[str, Any]:
@@ -68,14 +50,12 @@ def main(cfg: SampleEfficiencyConfig) -> dict[str, Any]:
         ValueError: A size is not between 1 and the items of train, or they do not increase.
     """
     torch.set_num_threads(1)
-    start, folder = time.perf_counter(), cfg.runs_dir / cfg.name
-    sizes = _sizes(cfg)
+    start, folder, sizes = time.perf_counter(), cfg.folder, _sizes(cfg)
     refuse_existing(folder)
     folder.mkdir(parents=True)
-    points = [_point(cfg, size, folder / str(size)) for size in sizes]
-    settings = {name: value for name, value in vars(cfg).items() if name != "runs_dir"}
+    points = [_point(cfg, size) for size in sizes]
     arms = {name: [point.get(name) for point in points] for name in points[-1]}
-    result = {"env": cfg.env, "settings": settings, "sizes": sizes, "arms": arms, **provenance()}
+    result = {"env": cfg.env, "settings": cfg.record(), "sizes": sizes, "arms": arms, **provenance()}
     result["wall_s"] = time.perf_counter() - start
     write_json(folder / "samples.json", result)
     (folder / "samples.md").write_text(markdown(result))
@@ -84,15 +64,23 @@ def main(cfg: SampleEfficiencyConfig) -> dict[str, Any]:
     return result
 
 
-def _point(cfg: SampleEfficiencyConfig, size: int, folder: Path) -> dict[str, dict[str, Any]]:
+def _point(cfg: SampleEfficiencyConfig, size: int) -> dict[str, dict[str, Any]]:
     """Every arm that learned from ``size`` items."""
-    runs = train_seeds(_one_size(cfg, size), {}, folder)
-    config = RunFolder.open(runs[0]).config
-    bench = Bench(config, runs, folder, cfg.test_items, 0, cfg.num_envs, cfg.seed, LoRA())
+    same = cfg.common() | {"name": str(size), "runs_dir": cfg.folder}
+    one = EvidenceConfig(**same, train_samples=size, test_items=cfg.test_items)
+    bench = Bench(
+        runs=train_seeds(own_settings(one), {}, one.folder),
+        folder=one.folder,
+        test_items=cfg.test_items,
+        oracle_items=0,
+        num_envs=cfg.num_envs,
+        seed=cfg.seed,
+        lora=LoRA(),
+        every={} if cfg.screen is None else {"features": None},
+    )
     idle = Arm([bench.play(CONTROLS["unsteered"](Setting()))], 0.0)
-    learned = {"trained": Arm([bench.play(agent) for agent in agents(bench)], 0.0), "best_fixed": best_fixed(bench)}
-    arms = {"unsteered": idle} | learned | corrsteer(bench) | fine_tuned(bench, LoRA())
-    return {name: _row(arm, cfg.seed) for name, arm in arms.items()}
+    arms = {"unsteered": idle, "trained": trained(bench), "best_fixed": best_fixed(bench)}
+    return {name: _row(arm, cfg.seed) for name, arm in (arms | corrsteer(bench) | fine_tuned(bench, LoRA())).items()}
 
 
 def _row(arm: Arm, seed: int) -> dict[str, Any]:
@@ -103,11 +91,6 @@ def _row(arm: Arm, seed: int) -> dict[str, Any]:
         "scores": scores,
         "ci95": bootstrap_mean(scores, seed) if scores[1:] else one,
     }
-
-
-def _one_size(cfg: SampleEfficiencyConfig, size: int) -> EvidenceConfig:
-    same = ("env", "seeds", "total_timesteps", "env_kwargs", "algo_kwargs", "num_envs", "jobs")
-    return EvidenceConfig(name=str(size), train_samples=size, **{name: getattr(cfg, name) for name in same})
 
 
 def _sizes(cfg: SampleEfficiencyConfig) -> list[int]:

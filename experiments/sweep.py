@@ -5,12 +5,11 @@ is chosen by the table has not seen test.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +20,18 @@ from experiments.assembly import load_trained, make_envs, parse_settings, proven
 from experiments.run_folder import RunFolder, read_json, refuse_existing, write_json
 from experiments.statistics import bootstrap_mean
 from experiments.sweep_table import draw, markdown
-from experiments.train_config import KeyValues, TrainConfig, check_config
-from experiments.trainings import train_all
+from experiments.train_config import TrainConfig, as_flags, check_config
+from experiments.trainings import Trainings, train_all
 
 _DICTS = ("env_kwargs", "algo_kwargs", "mask_kwargs")
 _OWN = {"name", "seed", "resume", "runs_dir", "wandb", "threads", "checkpoint_every"}
 FIELDS = {field.name for field in dataclasses.fields(TrainConfig)} - _OWN
 
 
-@dataclass(frozen=True)
-class SweepConfig:
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Trainings):
     """Train variants of one setup and compare them with the first."""
 
-    env: str
-    """Environment id."""
-    name: str
-    """Name of the folder."""
     variants: Path
     """A JSON list of {"name": ..., flags of experiments.train}; the first is what the others are compared with."""
     seeds: int = 3
@@ -47,18 +42,6 @@ class SweepConfig:
     """Where the variants are scored, beside train."""
     items: int = 1_000
     """At most so many items of either split."""
-    env_kwargs: KeyValues = ()
-    """key=value for gym.make_vec, in every variant that does not say otherwise."""
-    algo_kwargs: KeyValues = ()
-    """key=value for the algorithm, likewise."""
-    num_envs: int = 64
-    """Lanes in one forward pass."""
-    jobs: int = 2
-    """Trainings at a time."""
-    wandb: Literal["online", "offline", "disabled"] = "disabled"
-    """Mirror of each training."""
-    runs_dir: Path = Path("runs")
-    """Where the folder is."""
 
 
 def main(cfg: SweepConfig) -> dict[str, Any]:
@@ -71,17 +54,17 @@ def main(cfg: SweepConfig) -> dict[str, Any]:
     torch.set_num_threads(1)
     start = time.perf_counter()
     variants = read_variants(cfg.variants)
-    folder = cfg.runs_dir / cfg.name
-    trainings = {name: _trainings(cfg, name, flags, folder) for name, flags in variants.items()}
+    folder = cfg.folder
     refuse_existing(folder)
+    chosen = cfg.choosing_among(cfg.screened())
+    trainings = {name: _trainings(chosen, name, flags) for name, flags in variants.items()}
     folder.mkdir(parents=True)
     runs = train_all([training for several in trainings.values() for training in several], cfg.jobs)
     rows = {
         name: variants[name] | score_runs(runs[place * cfg.seeds : (place + 1) * cfg.seeds], cfg.split, cfg.items)
         for place, name in enumerate(variants)
     }
-    settings = {name: value for name, value in vars(cfg).items() if name not in ("runs_dir", "variants")}
-    result = {"env": cfg.env, "settings": settings, "variants": rows, **provenance()}
+    result = {"env": cfg.env, "settings": cfg.record(), "variants": rows, **provenance()}
     result["wall_s"] = time.perf_counter() - start
     write_json(folder / "sweep.json", result)
     (folder / "sweep.md").write_text(markdown(result))
@@ -148,22 +131,16 @@ def _played(run: RunFolder, split: str, items: int) -> Played:
     return play(envs, trained_policy(*load_trained(run, envs)), dealt[:items], seed=0)
 
 
-def _trainings(cfg: SweepConfig, name: str, flags: Mapping[str, Any], folder: Path) -> list[TrainConfig]:
+def _trainings(cfg: SweepConfig, name: str, flags: Mapping[str, Any]) -> list[TrainConfig]:
     """The variant's trainings, one a seed, checked."""
-    given = {"env_kwargs": parse_settings(cfg.env_kwargs), "algo_kwargs": parse_settings(cfg.algo_kwargs)}
-    pairs = {key: _pairs(given.get(key, {}) | flags.get(key, {})) for key in _DICTS}
-    common = {"env": cfg.env, "num_envs": cfg.num_envs, "total_timesteps": cfg.total_timesteps, "wandb": cfg.wandb}
-    asked: dict[str, Any] = common | dict(flags) | pairs
-    first = TrainConfig(**asked, name="0", runs_dir=folder)
-    first = replace(first, checkpoint_every=first.total_timesteps)
-    each = [replace(first, name=f"{_plain_name(name)}-{seed}", seed=seed) for seed in range(cfg.seeds)]
-    for training in each:
-        check_config(training)
-    return each
-
-
-def _pairs(settings: Mapping[str, Any]) -> KeyValues:
-    return tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    trainings = []
+    for seed in range(cfg.seeds):
+        plain = cfg.training(f"{_plain_name(name)}-{seed}", seed, cfg.folder)
+        pairs = {key: as_flags(parse_settings(getattr(plain, key)) | flags[key]) for key in _DICTS if key in flags}
+        changed = replace(plain, **(dict(flags) | pairs))
+        trainings.append(replace(changed, checkpoint_every=changed.total_timesteps))
+        check_config(trainings[-1])
+    return trainings
 
 
 def _plain_name(name: str) -> str:

@@ -95,6 +95,11 @@ def settings_of(cfg: TrainConfig) -> dict[str, Any]:
     return settings
 
 
+def as_flags(settings: Mapping[str, Any]) -> KeyValues:
+    """Settings as ``key=value``, which :func:`experiments.assembly.parse_settings` reads."""
+    return tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+
 def require_same_settings(cfg: TrainConfig, saved: Mapping[str, Any]) -> None:
     """Refuse to resume a run with other settings than it was started with.
 
@@ -111,5 +116,5 @@ def _recorded(saved: Mapping[str, Any], runs_dir: Path) -> TrainConfig:
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in _NOT_RECORDED]
     values = {name: saved[name] for name in names}
     for name in _KEY_VALUES:
-        values[name] = tuple(f"{key}={json.dumps(value)}" for key, value in values[name].items())
+        values[name] = as_flags(values[name])
     return TrainConfig(**values, resume=True, runs_dir=runs_dir)

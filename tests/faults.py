@@ -423,8 +423,8 @@ FAULTS = [
     Fault(
         "every seed learns from the same few items",
         "experiments/evidence.py",
-        'given |= {"limit": cfg.train_samples, "limit_seed": seed}',
-        'given |= {"limit": cfg.train_samples, "limit_seed": 0}',
+        'f"limit_seed={seed}")',
+        'f"limit_seed={0}")',
         "test_evidence.py::test_every_seed_learns_from_items_of_its_own",
     ),
     Fault(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from agents.evaluation import Played
+from agents.screening import screen_features
 from experiments import evidence
 from experiments import evidence_summary as summary
+from experiments.assembly import parse_settings
 from experiments.evidence import EvidenceConfig, main
 from experiments.evidence_arms import Arm, Bench, best_fixed
 from experiments.evidence_rows import against_trained
-from experiments.run_folder import RunFolder
 from experiments.statistics import mcnemar, wilson
 
 FEATURES = list(range(24))
@@ -53,7 +54,7 @@ def result(cfg) -> dict:
 @pytest.fixture
 def bench(cfg, result) -> Bench:
     runs = [cfg.runs_dir / "mmlu" / f"seed-{seed}" for seed in range(2)]
-    return Bench(RunFolder.open(runs[0]).config, runs, cfg.runs_dir, 30, 6, 16, 0, None)
+    return Bench(runs, cfg.runs_dir, 30, 6, 16, 0, None)
 
 
 def test_every_arm_plays_the_same_items(result):
@@ -137,23 +138,35 @@ def test_a_grid_that_is_none_is_named(cfg, tmp_path, content):
         main(replace(cfg, grid=grid, runs_dir=tmp_path / "new"))
 
 
-def test_the_agent_chooses_among_the_screened_and_the_others_among_all(cfg, tmp_path):
-    small = {"env_kwargs": (), "seeds": 1, "train_samples": 6, "test_items": 4, "oracle_items": 2, "lora": False}
+def test_every_seed_chooses_among_what_was_screened_on_its_own_items(cfg, tmp_path):
+    small = {"env_kwargs": (), "train_samples": 6, "test_items": 4, "oracle_items": 2, "lora": False}
     result = main(replace(cfg, screen=5, total_timesteps=64, tuning_timesteps=64, runs_dir=tmp_path, **small))
-    features = RunFolder.open(tmp_path / "mmlu" / "seed-0").config["env_kwargs"]["features"]
-    assert features == result["screened"]
-    assert len(set(features)) == 5
-    bench = Bench(
-        RunFolder.open(tmp_path / "mmlu" / "seed-0").config,
-        *([tmp_path / "mmlu" / "seed-0"], tmp_path, 4, 2, 16, 0, None, {"features": None}),
-    )
-    assert bench.envs("test").single_action_space.n == 6
-    assert bench.envs("test", **bench.every).single_action_space.n == 257
-    assert len(result["arms"]["best_fixed"]["features"]) == 1
+    runs = [tmp_path / "mmlu" / f"seed-{seed}" for seed in range(2)]
+    bench = Bench(runs, tmp_path, 4, 2, 16, 0, None, {"features": None})
+    kept = [config["env_kwargs"]["features"] for config in bench.configs]
+    assert kept[0] != kept[1]
+    for seed in range(2):
+        everything = bench.envs("train", seed, features=None)
+        assert kept[seed] == screen_features(everything, 5, bench.train_items(seed), 0)
+        assert bench.envs("test", seed).single_action_space.n == 6
+        assert bench.envs("test", seed, **bench.every).single_action_space.n == 257
+    for seed, played in enumerate(bench.play_agents()):
+        used = played.tokens["feature"]
+        assert set(used[used >= 0]) <= set(kept[seed])
+    assert len(result["arms"]["best_fixed"]["features"]) == 2
+
+
+def test_what_learns_from_all_chooses_among_the_same(cfg, tmp_path):
+    plain = replace(cfg, env_kwargs=("features=[3, 5, 9]",), screen=2, train_samples=None, runs_dir=tmp_path)
+    first, second = evidence.own_settings(plain)
+    assert first == second
+    kept = parse_settings(first.env_kwargs)["features"]
+    assert len(kept) == 2
+    assert set(kept) < {3, 5, 9}
 
 
 def test_a_grid_of_one_point_trains_nothing(cfg):
-    (row,) = evidence.tune(cfg, [{"coefficient": 2.0}], Path("nowhere"))
+    (row,) = evidence.tune(cfg, [{"coefficient": 2.0}])
     assert row["settings"] == {"coefficient": 2.0}
     assert math.isnan(row["validation_score"])
 
