@@ -1,5 +1,6 @@
 """Forward passes that show, and let others edit, the residual at one block. The only file that touches hooks."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,11 +30,12 @@ def hooked_pass(
     lm: Any, inputs: dict[str, Any], block: nn.Module, site: str, edit: Callable[[Tensor], Tensor | None]
 ) -> Any:
     """One forward pass; ``edit`` sees the site's residual ``[b, Q, M]`` once and may replace it."""
-    owner = getcurrent()
+    # The loaded model is shared: another thread may be running it. A greenlet that its own sleeping stack refers to
+    # would never be freed, nor the keys and values there.
+    owner = weakref.ref(getcurrent())
 
     def at_site(hidden: Tensor) -> Tensor | None:
-        # The loaded model is shared: another thread may be running it.
-        if getcurrent() is not owner:
+        if getcurrent() is not owner():
             return None
         handle.remove()
         return edit(hidden)

@@ -38,16 +38,23 @@ FAULTS = [
     Fault(
         "a pass of another engine is steered too",
         "steer_env/passes.py",
-        "if getcurrent() is not owner:",
+        "if getcurrent() is not owner():",
         "if False:",
         "test_engine.py::test_a_pass_in_another_thread_is_neither_paused_nor_steered",
+    ),
+    Fault(
+        "a pass that nobody ends keeps its keys and values for ever",
+        "steer_env/passes.py",
+        "owner = weakref.ref(getcurrent())",
+        "owner = lambda me=getcurrent(): me",
+        "test_engine.py::test_an_abandoned_pass_leaves_neither_hooks_nor_keys_and_values",
     ),
     Fault(
         "the hook outlives an abandoned pass",
         "steer_env/passes.py",
         "        handle.remove()\n        return edit(hidden)",
         "        return edit(hidden)",
-        "test_engine.py::test_no_hook_is_left_behind_even_by_an_abandoned_pass",
+        "test_engine.py::test_an_abandoned_pass_leaves_neither_hooks_nor_keys_and_values",
     ),
     Fault(
         "gradients are left off outside the pass",

@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -239,9 +240,10 @@ def test_a_pass_in_another_thread_is_neither_paused_nor_steered(lm):
     assert torch.equal(answers[1], expected)
 
 
-def test_no_hook_is_left_behind_even_by_an_abandoned_pass(lm):
+def test_an_abandoned_pass_leaves_neither_hooks_nor_keys_and_values(lm):
     before = [len(block._forward_hooks) for block in lm.model.layers]
     engine = engine_with(lm, PROMPTS)
+    cache = weakref.ref(engine._cache)
     engine.advance(torch.zeros_like(engine.observe()))
     for lane in range(3):
         engine.write(lane, [4])
@@ -249,6 +251,7 @@ def test_no_hook_is_left_behind_even_by_an_abandoned_pass(lm):
     del engine
     gc.collect()
     assert [len(block._forward_hooks) for block in lm.model.layers] == before
+    assert cache() is None
 
 
 def test_weights_are_hashed_and_untouched(lm):
