@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -120,13 +121,26 @@ def train_all(trainings: Sequence[TrainConfig], jobs: int) -> list[Path]:
         return [train.main(training) for training in trainings]
     # Processes that start afresh: a fork would share PyTorch's threads. tqdm reads the variable as it is imported.
     context = multiprocessing.get_context("spawn")
-    with patch.dict(os.environ, TQDM_DISABLE="1"), ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    workers = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+    with patch.dict(os.environ, TQDM_DISABLE="1"), workers as pool:
         started = [pool.submit(_train_quietly, training) for training in trainings]
         try:
             return [run.result() for run in tqdm(started, desc="trainings", disable=False)]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is killed: nobody else would stop it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_quietly(training: TrainConfig) -> Path:

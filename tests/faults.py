@@ -435,6 +435,13 @@ FAULTS = [
         "test_evidence.py::test_every_seed_learns_from_items_of_its_own",
     ),
     Fault(
+        "trainings outlive a parent that is killed",
+        "experiments/trainings.py",
+        "        parent.join()\n        os._exit(1)",
+        "        parent.join()",
+        "test_trainings.py::test_no_training_outlives_a_killed_parent",
+    ),
+    Fault(
         "steps count in any order",
         "steer_env/tasks/answers.py",
         "wanted, found = _results(gold), iter(_results(text))",
