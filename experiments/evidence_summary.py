@@ -12,7 +12,7 @@ from experiments.run_folder import read_json
 CORRSTEER = ("corrsteer", "corrsteer, same strength")
 COLUMNS = (
     *("environment", "learned from", "unsteered", "prompt only", "best fixed", "CorrSteer", "**trained**", "on train"),
-    *("item oracle", "LoRA", "p", "written"),
+    *("item oracle", "LoRA", "p", "written", "minutes"),
 )
 
 
@@ -64,6 +64,7 @@ def _cells(result: Mapping[str, Any]) -> list[str]:
         _score(arms.get("lora", {}).get("score")),
         f"{p:.0e}",
         "" if puppeteered is None else f"{puppeteered:.0%}",
+        f"{result['wall_s'] / 60:.0f}",
     ]
 
 
