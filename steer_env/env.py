@@ -5,7 +5,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from steer_env.episode import Episode, Scene
+from steer_env.episode import Episode
+from steer_env.scene import Scene
 
 
 class SteerEnv(gym.Env[Any, Any]):

@@ -8,60 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer_env.actions import Actuator, FeatureChoice
-from steer_env.decoding import Words, divergence
+from steer_env.actions import FeatureChoice
+from steer_env.decoding import divergence
 from steer_env.errors import SteeringError
-from steer_env.model import SteeredModel
-from steer_env.observations import Observation
+from steer_env.observations import Seen
 from steer_env.options import Options, Said, decide, read_tails
 from steer_env.ordering import Draw, ItemOrder
-from steer_env.sae import FeatureDictionary
-from steer_env.tasks.base import Conversation, Task, Turn
-
-MASKS = ("off", "current", "generation", "all")
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything an episode is made of, assembled by the registry.
-
-    Attributes:
-        model: ``B`` lanes of the frozen language model.
-        words: Its tokenizer.
-        ends: Tokens that end a turn of the model.
-        dictionary: The SAE at its steering site.
-        task: Items, replies and scores.
-        actuator: What the agent may do.
-        observation: What the agent sees.
-        mask: Scope of the features that count as active: one of ``MASKS``.
-        temperature: 0 is greedy decoding.
-        compare: Also ask the unsteered model for its token, at one more pass a token.
-        benchmark: Whether scores may carry the name of the benchmark that the task is.
-        labels: Where the features' labels are, as :func:`steer_env.labels.feature_labels` takes it.
-        items: The items that are dealt when none are pinned; None is all of the split.
-    """
-
-    model: SteeredModel
-    words: Words
-    ends: frozenset[int]
-    dictionary: FeatureDictionary
-    task: Task
-    actuator: Actuator
-    observation: Observation
-    mask: str = "off"
-    temperature: float = 0.0
-    compare: bool = False
-    benchmark: bool = False
-    labels: str | None = None
-    items: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        if self.mask not in MASKS:
-            raise ValueError(f"mask must be one of {MASKS}, got {self.mask!r}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be finite and at least 0, got {self.temperature}")
-        if len(self.task) == 0:
-            raise ValueError(f"task {self.task.name!r} has no items in this split")
+from steer_env.scene import Scene
+from steer_env.tasks.base import Conversation, Turn
 
 
 @dataclass
@@ -103,6 +57,7 @@ class Episode:
         self.lanes = scene.model.lanes
         self.order = ItemOrder(len(scene.task), self.lanes, scene.items)
         self.hidden = torch.zeros(self.lanes, scene.dictionary.directions.shape[1])
+        self._prompted = self.hidden.clone()
         self._running: dict[int, _Lane] = {}
         self._active = torch.zeros(
             self.lanes, scene.dictionary.width, dtype=torch.bool, device=scene.dictionary.directions.device
@@ -127,10 +82,13 @@ class Episode:
         self._unsteered = (model.peek(), read_tails(model, self._offered())) if self.scene.compare else None
         self.hidden = model.observe()
         self._encoded = None
+        begins = torch.tensor([not self._running[lane].utterance for lane in range(self.lanes)])
+        begins = begins.to(self.hidden.device)[:, None]
+        self._prompted = torch.where(begins, self.hidden, self._prompted.to(self.hidden))
         if self.scene.mask in ("current", "generation"):
             active = self.encode() > 0
             self._active = active | self._active if self.scene.mask == "generation" else active
-        return self.scene.observation.read(self.hidden, self.conversations)
+        return self.scene.observation.read(Seen(self.hidden, self._prompted, self.conversations))
 
     def step(self, actions: np.ndarray) -> Step:
         """Steer, let each lane write one token, and let the tasks answer. Ended lanes wait for :meth:`start`."""

@@ -1,8 +1,8 @@
-"""What an agent sees: the residual, raw or normalised, its SAE features, or the task's own state."""
+"""What an agent sees: the residual, raw or normalised or with the prompt's, its SAE features, or a game's board."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -13,22 +13,35 @@ from steer_env.sae import FeatureDictionary
 from steer_env.tasks.base import Conversation, Task
 
 
-@dataclass(frozen=True)
-class Observation:
-    """A kind of observation: its space for one lane, and how a batch of it is read.
+class Seen(NamedTuple):
+    """What there is to be seen of ``B`` lanes.
 
-    ``read`` takes the residual ``[B, M]`` and the lanes' conversations.
+    Attributes:
+        residual: ``[B, M]`` at the last token.
+        prompted: ``[B, M]`` at the last token before the model's turn.
+        conversations: the lanes' own.
     """
 
+    residual: Tensor
+    prompted: Tensor
+    conversations: Sequence[Conversation]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A kind of observation: its space for one lane, and how a batch of it is read."""
+
     space: spaces.Space
-    read: Callable[[Tensor, Sequence[Conversation]], Any]
+    read: Callable[[Seen], Any]
 
 
 def make_observation(kind: str, dictionary: FeatureDictionary, task: Task) -> Observation:
     """Build an observation by name.
 
     ``normalized`` ``[M]``: the residual divided by its own root mean square, so stateless. ``residual`` ``[M]``.
-    ``features`` ``[F]``: SAE activations. ``board``: the task's state. ``both``: residual (normalised) and state.
+    ``prompted`` ``[2 M]``: the normalised residual, and behind it that of the last token before the model's turn: at an
+    early layer the last token alone tells little of what was asked. ``features`` ``[F]``: SAE activations. ``board``:
+    the task's state. ``both``: residual (normalised) and state.
 
     Raises:
         SteeringError: The kind is unknown, or the task has no state to show.
@@ -48,44 +61,52 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _normalized(dictionary: FeatureDictionary, task: Task) -> Observation:
+    return Observation(_unit_box(dictionary), lambda seen: _array(normalized(seen.residual)))
+
+
+def _prompted(dictionary: FeatureDictionary, task: Task) -> Observation:
+    def read(seen: Seen) -> np.ndarray:
+        both = [_array(normalized(residual)) for residual in (seen.residual, seen.prompted)]
+        return np.concatenate(both, axis=1)
+
+    return Observation(_unit_box(dictionary, residuals=2), read)
+
+
+def _unit_box(dictionary: FeatureDictionary, residuals: int = 1) -> spaces.Box:
+    """Where normalised residuals lie, side by side."""
     width = dictionary.directions.shape[1]
     bound = np.float32(np.sqrt(width)) * np.float32(1.001)
-    space = spaces.Box(-bound, bound, (width,), np.float32)
-    return Observation(space, lambda residual, _: _array(normalized(residual)))
+    return spaces.Box(-bound, bound, (residuals * width,), np.float32)
 
 
 def _residual(dictionary: FeatureDictionary, task: Task) -> Observation:
     space = spaces.Box(-np.inf, np.inf, (dictionary.directions.shape[1],), np.float32)
-    return Observation(space, lambda residual, _: _array(residual))
+    return Observation(space, lambda seen: _array(seen.residual))
 
 
 def _features(dictionary: FeatureDictionary, task: Task) -> Observation:
     space = spaces.Box(0, np.inf, (dictionary.width,), np.float32)
-    return Observation(space, lambda residual, _: _array(dictionary.encode(residual)))
+    return Observation(space, lambda seen: _array(dictionary.encode(seen.residual)))
 
 
 def _board(dictionary: FeatureDictionary, task: Task) -> Observation:
     if task.state_shape == (0,):
         raise SteeringError(f"task {task.name!r} has no state: observe 'normalized', 'residual' or 'features'")
     space = spaces.MultiDiscrete(np.full(task.state_shape, task.state_levels))
-    return Observation(
-        space, lambda _, conversations: np.array([lane.state() for lane in conversations], dtype=np.int64)
-    )
+    return Observation(space, lambda seen: np.array([lane.state() for lane in seen.conversations], dtype=np.int64))
 
 
 def _both(dictionary: FeatureDictionary, task: Task) -> Observation:
     residual, board = _normalized(dictionary, task), _board(dictionary, task)
     return Observation(
         spaces.Dict({"residual": residual.space, "board": board.space}),
-        lambda hidden, conversations: {
-            "residual": residual.read(hidden, conversations),
-            "board": board.read(hidden, conversations),
-        },
+        lambda seen: {"residual": residual.read(seen), "board": board.read(seen)},
     )
 
 
 OBSERVATIONS: dict[str, Callable[[FeatureDictionary, Task], Observation]] = {
     "normalized": _normalized,
+    "prompted": _prompted,
     "residual": _residual,
     "features": _features,
     "board": _board,

@@ -14,7 +14,6 @@ from torch import Tensor
 from steer_env.actions import Actuator, FeatureChoice, FeatureStrengths, chosen_features
 from steer_env.decoding import end_tokens
 from steer_env.env import SteerEnv
-from steer_env.episode import Scene
 from steer_env.errors import NotTheBenchmark, SteeringError
 from steer_env.judges import with_judges
 from steer_env.labels import read_labels
@@ -25,6 +24,7 @@ from steer_env.ordering import limited_items
 from steer_env.presets import Preset, find_preset
 from steer_env.room import require_room
 from steer_env.sae import FeatureDictionary
+from steer_env.scene import Scene
 from steer_env.settings import Settings
 from steer_env.survey import SURVEY_LANES, Survey, survey
 from steer_env.tasks import TASKS

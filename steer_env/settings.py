@@ -28,7 +28,7 @@ class Settings:
         features: SAE indices behind the actions; None is all, or for strengths the ``k`` most frequent.
         k: Number of features with strengths.
         bound: Largest strength.
-        observation: ``"normalized"``, ``"residual"``, ``"features"``, ``"board"`` or ``"both"``.
+        observation: ``"normalized"``, ``"prompted"``, ``"residual"``, ``"features"``, ``"board"`` or ``"both"``.
         mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
         temperature: 0 is greedy.
         instruction: Whether the task's instruction stands in front of every prompt

@@ -7,9 +7,10 @@ from itertools import islice
 import numpy as np
 import torch
 
-from steer_env.episode import Episode, Scene
+from steer_env.episode import Episode
 from steer_env.errors import SteeringError
 from steer_env.room import has_room
+from steer_env.scene import Scene
 
 SURVEY_LANES = 16
 _EPISODES = 64

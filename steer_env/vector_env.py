@@ -9,7 +9,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from steer_env.env import pinned_items
-from steer_env.episode import Episode, Scene
+from steer_env.episode import Episode
+from steer_env.scene import Scene
 
 
 class SteerVectorEnv(VectorEnv[Any, Any, np.ndarray]):

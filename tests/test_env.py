@@ -40,7 +40,7 @@ def test_gymnasium_accepts_it(make):
 
 
 def test_gymnasium_accepts_it_with_every_observation(make):
-    for observation in ("normalized", "residual", "features", "board", "both"):
+    for observation in ("normalized", "prompted", "residual", "features", "board", "both"):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(infinity|inf).*")  # a raw residual has no bound
             check_env(make(observation=observation).unwrapped, skip_render_check=True)
