@@ -442,6 +442,20 @@ FAULTS = [
         "test_trainings.py::test_no_training_outlives_a_killed_parent",
     ),
     Fault(
+        "the prompt that is shown is the last token's",
+        "steer_env/episode.py",
+        "self._prompted = torch.where(begins, self.hidden, self._prompted.to(self.hidden))",
+        "self._prompted = self.hidden",
+        "test_text_environments.py::test_prompted_shows_the_last_token_before_the_reply_beside_the_last_one",
+    ),
+    Fault(
+        "the prompt that is shown is the first episode's",
+        "steer_env/episode.py",
+        "[not self._running[lane].utterance for lane in range(self.lanes)]",
+        "[not self._prompted.any() for lane in range(self.lanes)]",
+        "test_text_environments.py::test_prompted_shows_the_last_token_before_the_reply_beside_the_last_one",
+    ),
+    Fault(
         "steps count in any order",
         "steer_env/tasks/answers.py",
         "wanted, found = _results(gold), iter(_results(text))",

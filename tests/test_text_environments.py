@@ -117,3 +117,24 @@ def test_the_locked_models_card_names_every_task_and_the_features_of_every_plant
 
 def test_the_embedded_models_are_small():
     assert sum(file.stat().st_size for file in EMBEDDED.rglob("*") if file.is_file()) < 16e6
+
+
+def test_prompted_shows_the_last_token_before_the_reply_beside_the_last_one():
+    envs = gym.make_vec("Steer-XSTest-v0", num_envs=3, observation="prompted")
+    observation, _ = envs.reset(seed=1)
+    width = envs.single_observation_space.shape[0] // 2
+    plain = gym.make_vec("Steer-XSTest-v0", num_envs=3)
+    alone, _ = plain.reset(seed=1)
+    begins = np.ones(3, dtype=bool)
+    prompts, restarts = np.zeros_like(alone), 0
+    for step in range(40):
+        now, prompted = observation[:, :width], observation[:, width:]
+        assert np.array_equal(now, alone)
+        prompts[begins] = alone[begins]
+        assert np.array_equal(prompted, prompts)
+        actions = np.full(3, (7 * step) % 256)
+        observation, _, begins, _, _ = envs.step(actions)
+        alone = plain.step(actions)[0]
+        restarts += begins.sum()
+    assert restarts > 3
+    assert not np.array_equal(prompts, alone)
