@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from agents.masked_policy import HEADS, MaskedPolicy, tied_keys
 from agents.masks import carries_mask
 
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256  # transitions in a minibatch of PPO, where none is asked for
+ROLLOUT, FEWEST_STEPS = 512, 8  # transitions and steps of its roll-out: many small updates learn from fewer tokens
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ _PPO = {
     "gamma": 1.0,
     "gae_lambda": 0.95,
     "learning_rate": (2e-3, 1e-4),
-    "n_steps": 32,
     "n_epochs": 8,
     "ent_coef": 0.01,
 }
@@ -90,7 +91,7 @@ ALGOS: dict[str, Algorithm] = {
         RecurrentPPO,
         frozenset({"discrete"}),
         masked=False,
-        defaults={**_PPO, "batch_size": 256},
+        defaults={**_PPO, "n_steps": 32, "batch_size": 256},
         policies=("MlpLstmPolicy", "MultiInputLstmPolicy"),
     ),
     "dqn": Algorithm(
@@ -173,8 +174,10 @@ def _settings(row: Algorithm, vec_env: VecEnv, overrides: Mapping[str, Any]) -> 
     if isinstance(settings.get("learning_rate"), (list, tuple)):
         first, last = settings["learning_rate"]
         settings["learning_rate"] = LinearSchedule(first, last, end_fraction=1.0)
-    if row.cls is PPO and "batch_size" not in settings:
-        settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
+    if row.cls is PPO:
+        settings.setdefault("n_steps", _steps(vec_env.num_envs))
+        if "batch_size" not in settings:
+            settings["batch_size"] = _batch_size(settings["n_steps"] * vec_env.num_envs)
     return settings
 
 
@@ -213,19 +216,29 @@ def _fit_noise(
         settings.setdefault("action_noise", noise)
 
 
+def _steps(lanes: int) -> int:
+    """Steps of a roll-out of about ``ROLLOUT`` transitions, or a few more, that minibatches divide."""
+    wanted = max(ROLLOUT // lanes, FEWEST_STEPS)
+    return next(steps for steps in count(wanted) if _largest_batch(steps * lanes) >= SMALLEST_BATCH)
+
+
 def _batch_size(rollout: int) -> int:
     """The largest minibatch that divides the roll-out, so that none is cut short.
 
     Raises:
         ValueError: only a tiny one does, with which an update would take very long and be noise.
     """
-    largest = max(size for size in range(1, LARGEST_BATCH + 1) if rollout % size == 0)
+    largest = _largest_batch(rollout)
     if largest < min(rollout, SMALLEST_BATCH):
         raise ValueError(
             f"no minibatch of {SMALLEST_BATCH} to {LARGEST_BATCH} divides the roll-out of {rollout} transitions: "
             "choose num_envs and n_steps so that one divides their product, or give batch_size"
         )
     return largest
+
+
+def _largest_batch(rollout: int) -> int:
+    return max(size for size in range(1, LARGEST_BATCH + 1) if rollout % size == 0)
 
 
 def _either(names: list[str]) -> str:

@@ -85,13 +85,14 @@ def test_nested_observations_take_sb3s_own_policy() -> None:
     model.learn(32)
 
 
-@pytest.mark.parametrize("num_envs", [1, 3, 64])
-def test_ppo_never_cuts_a_minibatch_short(num_envs: int) -> None:
+@pytest.mark.parametrize(
+    ("num_envs", "steps", "batch"), [(1, 512, 256), (3, 170, 255), (64, 8, 256), (256, 8, 256), (509, 32, 32)]
+)
+def test_ppo_never_cuts_a_minibatch_short(num_envs: int, steps: int, batch: int) -> None:
     """SB3 warns, and warnings are errors here, when the minibatch does not divide the roll-out."""
     model = make_algo("ppo", masked_env(num_envs), 0, device="cpu")
-    rollout = model.n_steps * num_envs
-    assert rollout % model.batch_size == 0
-    assert model.batch_size == {1: 32, 3: 96, 64: 256}[num_envs]
+    assert (model.n_steps, model.batch_size) == (steps, batch)
+    assert steps * num_envs % batch == 0
 
 
 def test_defaults_give_way_to_overrides() -> None:

@@ -8,15 +8,16 @@ runs_dir=${RUNS:-runs}
 tasks=${*:-MMLU MMLUPro BBQ GSM8K HarmBench XSTest SimpleQA XSTest-50 TicTacToe}
 options() {
   case $1 in
-    MMLU | MMLUPro | BBQ) echo "--total-timesteps 30000 --tuning-timesteps 10000" ;; # one token an episode
-    GSM8K) # random choices are right once in fifty episodes: fewer features, steps that count, more tokens
-      echo "--screen 32 --env-kwargs reward=steps --num-envs 256 --total-timesteps 600000 --tuning-timesteps 150000" ;;
+    MMLU | MMLUPro | BBQ) echo "--total-timesteps 20000 --tuning-timesteps 8000" ;; # one token an episode
+    GSM8K) # random choices are right once in fifty episodes: fewer features, steps that count, larger updates, more tokens
+      echo "--screen 32 --env-kwargs reward=steps --num-envs 256 --algo-kwargs n_steps=32" \
+        "--total-timesteps 600000 --tuning-timesteps 150000" ;;
     XSTest-50) # nothing but the 50 items: the strength is the model's own
       echo "--env-kwargs observation=prompted --screen 32 --train-samples 50" \
-        "--grid experiments/grids/defaults.json --total-timesteps 150000 --oracle-items 0" ;;
-    TicTacToe) echo "--total-timesteps 150000 --test-items 1000" ;;
+        "--grid experiments/grids/defaults.json --total-timesteps 80000 --oracle-items 0" ;;
+    TicTacToe) echo "--total-timesteps 100000 --test-items 1000" ;;
     *) # sentences: steered at the bottom, where the last token tells little of what was asked
-      echo "--env-kwargs observation=prompted --screen 32 --total-timesteps 150000 --tuning-timesteps 50000" ;;
+      echo "--env-kwargs observation=prompted --screen 32 --total-timesteps 80000 --tuning-timesteps 30000" ;;
   esac
 }
 runs=()
