@@ -8,7 +8,7 @@ and ``temperature`` of the evaluation, the number of ``episodes`` and whether th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 import tyro
 
 from agents.alternatives import Alternatives
+from experiments.analysis_tables import analysis_tables
 from experiments.branch_points import branch_point_record
 from experiments.causal import Effort, play_counterfactuals, total_cost
 from experiments.critic import critic_record
@@ -80,7 +81,7 @@ def main(cfg: AnalyzeConfig) -> dict[str, dict[str, Any]]:
     records = {name: {**head, **record} for name, record in records.items()}
     for name, record in records.items():
         write_json(evaluated.beside(name), record)
-    _mirror(evaluated, records["features"]["features"])
+    _mirror(evaluated, records)
     _print(evaluated, records)
     return records
 
@@ -120,10 +121,11 @@ def _choices(evaluated: EvaluatedRun) -> int:
     return int(record["all"]) if isinstance(record, dict) else len(record)
 
 
-def _mirror(evaluated: EvaluatedRun, rows: Sequence[Mapping[str, Any]]) -> None:
-    config = evaluated.run.config
+def _mirror(evaluated: EvaluatedRun, records: Mapping[str, Mapping[str, Any]]) -> None:
+    config, tables = evaluated.run.config, analysis_tables(records)
     tracker = Tracker(config["wandb"], evaluated.run.path, {}, config["wandb_id"])
-    tracker.table(evaluated.beside("features").stem, rows)
+    for name, rows in tables.items():
+        tracker.table(evaluated.beside(name).stem, rows)
     tracker.finish()
 
 

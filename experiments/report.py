@@ -1,9 +1,10 @@
 """A page that explains one run: ``python -m experiments.report --run runs/first`` writes ``report.html``.
 
-It needs no other file and no network. The same plots are written for papers, as ``figures/*.png``.
+It needs no other file and no network. The same plots are written for papers, as ``figures/*.png``. wandb gets the plots
+as images, and the page with the files it is made from as an artifact.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import tyro
 
 from experiments.report_document import document, picture
 from experiments.report_figures import Draw, calibration, critic_courses, draw_png, layers, learning_curve, scores
-from experiments.report_files import RunFiles
+from experiments.report_files import ANALYSES, RunFiles
 from experiments.report_points import point_blocks
 from experiments.report_summary import facts, sections
 from experiments.report_tokens import token_blocks
+from experiments.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ def main(cfg: ReportConfig) -> Path:
     """
     files = RunFiles.read(cfg.run, cfg.evaluation, cfg.sweep)
     draws = figures_of(files)
-    for name, draw in draws.items():
-        draw_png(draw, files.beside("figures", "") / f"{name}.png")
+    figures = [files.beside("figures", "") / f"{name}.png" for name in draws]
+    for draw, figure in zip(draws.values(), figures, strict=True):
+        draw_png(draw, figure)
     blocks = {**token_blocks(files), **point_blocks(files), "features": files.features, "missing": files.missing}
     pictures = {name: picture(draw, name.replace("_", " ")) for name, draw in draws.items()}
     page = files.beside("report", ".html")
     page.write_text(document(files.run.path.name, facts(files), sections(files, pictures), blocks), encoding="utf-8")
+    _mirror(files, figures, page)
     return page
 
 
@@ -60,6 +64,16 @@ def figures_of(files: RunFiles) -> Mapping[str, Draw]:
     if sweep is not None:
         found["layers"] = lambda axes, theme: layers(axes, theme, sweep)
     return found
+
+
+def _mirror(files: RunFiles, figures: Sequence[Path], page: Path) -> None:
+    config = files.run.config
+    tracker = Tracker(config.get("wandb", "disabled"), files.run.path, {}, config.get("wandb_id", ""))
+    for figure in figures:
+        tracker.image(f"{figure.parent.name}/{figure.stem}", figure)
+    records = [files.path, *map(files.beside, ANALYSES)]
+    tracker.artifact(files.beside("analysis", "").name, "analysis", [page, *filter(Path.is_file, records)])
+    tracker.finish()
 
 
 if __name__ == "__main__":

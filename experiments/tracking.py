@@ -56,6 +56,14 @@ class Tracker:
         if self._run:
             self._run.log({name: wandb.Image(str(path))})
 
+    def artifact(self, name: str, kind: str, paths: Sequence[Path]) -> None:
+        """Log files together, as one version of what has this name; wandb keeps copies until they are synced."""
+        if self._run:
+            whole = wandb.Artifact(f"{name}-{self._run.id}", type=kind)
+            for path in paths:
+                whole.add_file(str(path))
+            self._run.log_artifact(whole)
+
     def finish(self) -> None:
         """Write everything out and end the run."""
         if self._run:

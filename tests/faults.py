@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """Replace ``old`` (which stands once in ``file``) by ``new``, and ``test`` must fail."""
+    """Replace ``old`` (which stands once in ``file``) by ``new``, and ``test`` (in a ``browser``) must fail."""
 
     name: str
     file: str
     old: str
     new: str
     test: str
+    browser: bool = False
 
 
 FAULTS = [
@@ -665,5 +666,107 @@ FAULTS = [
         "lambda _, inputs, output: replace(output)",
         "lambda _, inputs, output: None",
         "test_rl_sae.py::test_the_network_plays_through_what_stands_in",
+    ),
+    Fault(
+        "a block can be left",
+        "experiments/report_document.py",
+        'text.replace("<", chr(92) + "u003c")',
+        "text",
+        "test_report.py::test_a_block_cannot_be_left",
+    ),
+    Fault(
+        "labels of features become HTML in the summary",
+        "experiments/report_summary.py",
+        "{escape(c)}</td>",
+        "{c}</td>",
+        "test_report.py::test_the_summary_has_the_table_the_sentence_and_the_plots",
+    ),
+    Fault(
+        "the page lets any script run",
+        "experiments/report_page/page.html",
+        "script-src 'sha256-$script_hash'",
+        "script-src 'unsafe-inline'",
+        "test_report.py::test_even_a_script_that_got_in_would_not_run",
+        browser=True,
+    ),
+    Fault(
+        "the report shows another arm's tokens",
+        "experiments/report_tokens.py",
+        "for arm in (STEERED, UNSTEERED))",
+        "for arm in (UNSTEERED, STEERED))",
+        "test_report.py::test_the_data_are_the_log",
+    ),
+    Fault(
+        "boards lag a move behind",
+        "experiments/report_tokens.py",
+        "            game.respond(utterance)\n            after.append(len(game.moves))",
+        "            after.append(len(game.moves))\n            game.respond(utterance)",
+        "test_report.py::test_games_are_played_again_by_their_rules",
+    ),
+    Fault(
+        "corrected and broken change places",
+        "experiments/report_points.py",
+        '"corrected" if each["score"] > RIGHT else "broken"',
+        '"broken" if each["score"] > RIGHT else "corrected"',
+        "test_report.py::test_the_data_are_the_log",
+    ),
+    Fault(
+        "a larger KL divergence is paler",
+        "experiments/report_page/episodes.js",
+        "PALEST + (STRONGEST - PALEST) * strength",
+        "STRONGEST - (STRONGEST - PALEST) * strength",
+        "test_report.py::test_a_token_tells_all_by_clicks",
+        browser=True,
+    ),
+    Fault(
+        "the first difference is marked late",
+        "experiments/report_page/points.js",
+        "own[same] === its[same]) same += 1;",
+        "own[same] === its[same]) same += 1;\n  same += 1;",
+        "test_report.py::test_branch_points_by_clicks",
+        browser=True,
+    ),
+    Fault(
+        "features sort the wrong way",
+        "experiments/report_page/features.js",
+        "return table.rising ? order : -order;",
+        "return table.rising ? -order : order;",
+        "test_report.py::test_features_are_searched_and_sorted",
+        browser=True,
+    ),
+    Fault(
+        "a direction replaces the wrong block's input",
+        "steer_env/self_explanation.py",
+        'find_block(lm, depths.early, "pre")',
+        'find_block(lm, depths.late, "pre")',
+        "test_explain.py::test_lanes_are_a_plain_model_with_hooks",
+    ),
+    Fault(
+        "a cosine is divided by a norm over the batch",
+        "steer_env/self_explanation.py",
+        "cosines=cosine_similarity(late, units[:, None], dim=-1)",
+        "cosines=(late * units[:, None]).sum(dim=-1) / late.norm()",
+        "test_explain.py::test_a_cosine_does_not_depend_on_the_batch",
+    ),
+    Fault(
+        "the least certain answer is chosen",
+        "steer_env/self_explanation.py",
+        "- (1 - weight) * _stretched(trials.entropies)",
+        "+ (1 - weight) * _stretched(trials.entropies)",
+        "test_explain.py::test_the_scale_is_chosen_by_both",
+    ),
+    Fault(
+        "what the prompt has by itself counts as similarity",
+        "steer_env/self_explanation.py",
+        "self.cosines.amax(dim=1) - self.baselines",
+        "self.cosines.amax(dim=1)",
+        "test_explain.py::test_the_toy_says_what_stands_in_the_placeholders_place",
+    ),
+    Fault(
+        "a failed explanation becomes a label",
+        "experiments/explain.py",
+        'if row["label"] and not row["failed"]',
+        'if row["label"]',
+        "test_explain.py::test_a_prompt_behind_which_nothing_is_heard_fails_and_labels_nothing",
     ),
 ]

@@ -3,13 +3,12 @@
 import base64
 import gzip
 import json
-import os
 import re
-import shutil
 import time
 
 import numpy as np
 import pytest
+from chromium import find_chromium
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -86,7 +85,7 @@ def branch_points(points=2, episodes=N):
 def critic():
     course = [{"at": at, "n": 4, "mean": at / 2, "p10": 0.0, "p90": 1.0} for at in (0.0, 1.0)]
     empty = {"n": 0, "return": None, "by_step": [], "by_position": []}
-    groups = {name: {"n": 4, "by_position": course} for name in ("correct", "corrected", "misguided")}
+    groups = {name: {"n": 4, "return": 0.5, "by_position": course} for name in ("correct", "corrected", "misguided")}
     table = [{"low": 0, "high": 1, "n": 4, "value": v, "target": v / 2} for v in (0.0, 1.0)]
     search = {"searched": 4, "policy": 3, "critic": 0, "both": 0, "neither": 1}
     return {
@@ -118,8 +117,8 @@ def features(n=3):
     return {"diversity": spread, "features": rows, "ranks": {"spearman": None}, "alone": None}
 
 
-def make_run(path, tokens, **records):
-    run = RunFolder.create(path, {"env": "Steer-GSM8K-v0", "algo": "ppo", "seed": 1})
+def make_run(path, tokens, settings=None, **records):
+    run = RunFolder.create(path, {"env": "Steer-GSM8K-v0", "algo": "ppo", "seed": 1, **(settings or {})})
     log = run.log("metrics")
     for step, score in ((64, 0.25), (128, 0.5), (192, None)):
         log.write({"num_timesteps": step, "score": score})
@@ -130,9 +129,9 @@ def make_run(path, tokens, **records):
     return run
 
 
-def full_run(path):
+def full_run(path, **settings):
     tokens = {"unsteered": played(0.0, -1), "trained": played(1.0, 7)}
-    return make_run(path, tokens, branch_points=branch_points(), critic=critic(), features=features())
+    return make_run(path, tokens, settings, branch_points=branch_points(), critic=critic(), features=features())
 
 
 @pytest.fixture
@@ -260,13 +259,7 @@ def test_the_same_run_makes_the_same_page(run):
 
 @pytest.fixture(scope="module")
 def browser():
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        reason = "the page is tested in Chromium: apt-get install chromium chromium-driver"
-        if os.environ.get("STEER_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    binary, driver = find_chromium()
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-dev-shm-usage"):

@@ -1,5 +1,7 @@
 """wandb for real, offline: what was logged is read back from the files it wrote."""
 
+import base64
+import hashlib
 import json
 import os
 import signal
@@ -10,9 +12,13 @@ import time
 from dataclasses import replace
 
 import pytest
+from test_report import branch_points, critic, features, full_run
 from wandb.proto import wandb_internal_pb2 as pb
 
-from experiments import train
+from experiments import analyze, train
+from experiments.evaluated_run import EvaluatedRun
+from experiments.report import ReportConfig
+from experiments.report import main as report
 from experiments.tracking import Tracker, usable_mode
 from experiments.train_config import TrainConfig
 
@@ -126,11 +132,67 @@ def test_training_that_is_stopped_and_resumed_is_mirrored_row_by_row(tiny, tmp_p
     assert any(name.startswith("last_episodes") for row in logged(files[-1]) for name in row)
 
 
+def test_an_analysis_is_mirrored_as_tables_images_and_one_artifact(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    run = full_run(tmp_path / "told", wandb="offline", wandb_id="told-1")
+    records = {"branch_points": branch_points(), "critic": critic(), "features": features()}
+    analyze._mirror(EvaluatedRun.open(run.path), records)
+    page = report(ReportConfig(run.path))
+    logs = sorted(run.path.glob("wandb/offline-run-*-told-1/*.wandb"))
+    names = {name for log in logs for row in logged(log) for name in row}
+
+    tables = {}
+    for path in run.path.glob("wandb/offline-run-*/files/media/table/*.table.json"):
+        content = json.loads(path.read_text())
+        rows = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+        tables[path.name.rsplit("_", 2)[0]] = rows
+    assert set(tables) == {
+        "features",
+        "branch_points",
+        "critic_groups",
+        "critic_values",
+        "critic_calibration",
+        "critic_failures",
+    }
+    assert [row["feature"] for row in tables["features"]] == [7, 8, 9]
+    assert tables["features"][0]["label"] == records["features"]["features"][0]["label"]
+    counts = records["branch_points"]["arms"]["no_op"]
+    assert tables["branch_points"] == [{"arm": arm, **counts} for arm in ("no_op", "next_best")]
+    assert [row["group"] for row in tables["critic_groups"]] == ["correct", "corrected", "misguided", "incorrect"]
+    assert tables["critic_values"][1] == {
+        "group": "correct",
+        **records["critic"]["groups"]["correct"]["by_position"][1],
+    }
+    assert [row["target"] for row in tables["critic_calibration"]] == [0.0, 0.5]
+    assert tables["critic_failures"] == [
+        {"search": "one_token", "searched": 4, "policy": 3, "critic": 0, "both": 0, "neither": 1}
+    ]
+
+    figures = {path.stem: path.read_bytes() for path in (run.path / "figures").iterdir()}
+    assert set(figures) == {"learning_curve", "scores", "critic_values", "calibration"}
+    for name, content in figures.items():
+        (image,) = run.path.glob(f"wandb/offline-run-*/files/media/images/figures/{name}_*.png")
+        assert image.read_bytes() == content
+        assert any(shown.startswith(f"figures/{name}") for shown in names)
+
+    # wandb makes an artifact of each table too.
+    logged_ones = [record.artifact for log in logs for record in finished_records(log) if record.HasField("artifact")]
+    (artifact,) = (found for found in logged_ones if found.type == "analysis")
+    assert artifact.name == "analysis-told-1"
+    kept = {entry.path: entry for entry in artifact.manifest.contents}
+    files = [page, *(run.path / f"{name}.json" for name in ("evaluation", *records))]
+    assert set(kept) == {path.name for path in files}
+    for path in files:
+        digest = base64.b64encode(hashlib.md5(path.read_bytes()).digest()).decode()
+        assert (kept[path.name].digest, kept[path.name].size) == (digest, path.stat().st_size)
+
+
 def test_disabled_writes_nothing(tmp_path):
     tracker = Tracker("disabled", tmp_path, {}, "x")
     tracker.write({"score": 1.0})
     tracker.table("t", [{"a": 1}])
     tracker.image("i", tmp_path / "no.png")
+    tracker.artifact("a", "analysis", [tmp_path / "no.json"])
     tracker.finish()
     assert list(tmp_path.iterdir()) == []
 
