@@ -15,6 +15,7 @@ from agents.vec_env import SB3VecEnv
 
 GAME = {"opponent": "random", "illegal": "random_move", "coefficient": 2.0}
 ITEMS = [7, 3, 250, 12]
+PLANTED = [3, 20, 55, 77]  # features of the locked model's conditions for requests, by its card
 EVERYTHING = Alternatives(next_best=1000, draws=1000)
 
 
@@ -108,20 +109,25 @@ def test_branch_points_are_those_of_an_exhaustive_search(make, tiny, temperature
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("task", "most", "wanted"),
+    ("task", "kwargs", "most", "wanted"),
     [
-        ("MMLU", {"no_op": 1, "next_best": 1000}, Alternatives(next_best=1000, draws=0)),
-        ("TicTacToe", {"no_op": 1, "next_best": 1, "random_active": 1000}, Alternatives(next_best=1, draws=1000)),
+        ("MMLU", {}, {"no_op": 1, "next_best": 1000}, Alternatives(next_best=1000, draws=0)),
+        ("XSTest", {"features": PLANTED}, {"no_op": 1, "next_best": 1000}, Alternatives(next_best=1000, draws=0)),
+        ("TicTacToe", {}, {"no_op": 1, "next_best": 1, "random_active": 1000}, Alternatives(next_best=1, draws=1000)),
     ],
 )
-def test_branch_points_of_the_embedded_models_are_those_of_an_exhaustive_search(task, most, wanted):
-    """Every feature at the one token of a choice; next-best, active and no feature at each move of a game."""
+def test_branch_points_of_the_embedded_models_are_those_of_an_exhaustive_search(task, kwargs, most, wanted):
+    """Every feature at the one token of a choice, and of the four planted ones at each token of a sentence.
+
+    Next-best, active and no feature at each move of a game.
+    """
     items = list(range(50))
-    envs = gym.make_vec(f"Steer-{task}-v0", num_envs=64)
+    envs = gym.make_vec(f"Steer-{task}-v0", num_envs=64, **kwargs)
     model = agent(envs)
     found, tried = flips(envs, model, items, wanted, 0)
-    assert (found, tried) == deciding(Loop(gym.make(f"Steer-{task}-v0"), model, 0), items, most)
+    assert (found, tried) == deciding(Loop(gym.make(f"Steer-{task}-v0", **kwargs), model, 0), items, most)
     assert 0 < len(found) < tried
+    assert (max(step for _, step, _, _ in found) > 0) == (task != "MMLU"), "not at the first token alone"
 
 
 @pytest.mark.parametrize("env", ["Steer-TicTacToe-v0", "AutoSteer-TicTacToe-v0"])
