@@ -6,7 +6,7 @@ python=${PYTHON:-.venv/bin/python}
 runs=()
 for seed in 0 1 2 3 4; do
   run=tictactoe-$seed
-  "$python" -m experiments.train --name "$run" --seed "$seed" --total-timesteps 150000
+  "$python" -m experiments.train --name "$run" --seed "$seed" --total-timesteps 150000 --algo-kwargs n_steps=32
   "$python" -m experiments.evaluate --run "runs/$run" --episodes 1000
   runs+=("runs/$run")
 done
