@@ -107,6 +107,6 @@ def test_a_wrong_file_is_named_and_nothing_is_made(cfg, tmp_path, content, messa
 
 
 def test_the_variants_that_come_with_the_project_can_be_trained(cfg):
-    for path in ("policy.json", "sentences.json", "steps.json"):
+    for path in ("policy.json", "sentences.json", "steps.json", "recall.json"):
         for name, flags in read_variants(Path(sweep.__file__).parent / "grids" / path).items():
             assert len(sweep._trainings(cfg, name, flags)) == cfg.seeds
