@@ -9,7 +9,7 @@ and ``temperature`` of the evaluation, the number of ``episodes`` and whether th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import tyro
 from agents.alternatives import Alternatives
 from experiments.analysis_tables import analysis_tables
 from experiments.branch_points import branch_point_record
-from experiments.causal import Effort, play_counterfactuals, total_cost
+from experiments.causal import Causal, Effort, play_counterfactuals, total_cost
 from experiments.critic import critic_record
 from experiments.evaluated_run import EvaluatedRun
+from experiments.feature_kinds import TEXTS, feature_kinds, read_texts
 from experiments.feature_meanings import logged_meanings, model_meanings
 from experiments.feature_table import Effects, feature_record
 from experiments.planted import planted_conditions
@@ -100,7 +101,7 @@ def with_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> dict[str, d
     """All three records."""
     causal = play_counterfactuals(evaluated, effort)
     behind = causal.envs.unwrapped.features.tolist()  # type: ignore[attr-defined]  # a SteerVectorEnv
-    meanings = model_meanings(causal.envs, causal.courses.items)
+    meanings = replace(model_meanings(causal.envs, causal.courses.items), kinds=_kinds(evaluated, causal))
     points = branch_point_record(causal.courses, causal.found, effort.alternatives, behind, meanings.labels.get)
     points["settings"]["tokens"] = effort.tokens
     cost = {**causal.cost, "all": total_cost(list(causal.cost.values()))}
@@ -111,6 +112,14 @@ def with_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> dict[str, d
         "critic": critic_record(evaluated, causal.searches),
         "features": feature_record(evaluated, len(behind), meanings, conditions, effects),
     }
+
+
+def _kinds(evaluated: EvaluatedRun, causal: Causal) -> dict[int, dict[str, Any]]:
+    """What kind of feature each is that steered or was removed."""
+    used = {int(feature) for feature in evaluated.steered["feature"].unique() if feature >= 0}
+    used |= {feature for table in causal.removals.values() for feature in table}
+    texts = read_texts(causal.envs, causal.courses.items[:TEXTS], evaluated.result["seed"])
+    return feature_kinds(causal.envs, texts, sorted(used))
 
 
 def _choices(evaluated: EvaluatedRun) -> int:

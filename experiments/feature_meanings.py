@@ -28,6 +28,7 @@ class Meanings:
         promoted: Tokens that each makes likelier, strongest first; empty without the model.
         suppressed: Tokens that each makes less likely; empty without the model.
         prompts: The end of each item's prompt; empty without the model.
+        kinds: What :func:`experiments.feature_kinds.describe` says of each; empty without the model.
     """
 
     labels: dict[int, str]
@@ -35,6 +36,7 @@ class Meanings:
     promoted: dict[int, list[str]] = field(default_factory=dict)
     suppressed: dict[int, list[str]] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
+    kinds: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 def model_meanings(envs: Any, items: Sequence[int]) -> Meanings:

@@ -9,6 +9,8 @@
 
   - ``feature``, ``label``, ``label_source``; ``promoted`` and ``suppressed`` tokens, strongest first (null without the
     model);
+  - ``kind``, ``kind_shares``, ``activity``, ``information`` (null without the model): where it is active in the prompts
+    of the first episodes and what the model writes unsteered, by :mod:`experiments.feature_kinds`;
   - ``tokens`` and ``episodes`` that used it; ``score_where_used`` and ``gain_where_used`` (less the unsteered score);
   - ``correlation`` over all episodes of its use (yes or no) with the score, null where one of them does not vary, and
     ``correlation_rank``, 1 the highest;
@@ -146,11 +148,13 @@ def diversity(features: np.ndarray, choices: int) -> dict[str, Any]:
 
 
 def _meaning(meanings: Meanings, feature: int) -> dict[str, Any]:
+    kind = meanings.kinds.get(feature, {})
     return {
         "label": meanings.labels.get(feature),
         "label_source": meanings.sources.get(feature),
         "promoted": meanings.promoted.get(feature),
         "suppressed": meanings.suppressed.get(feature),
+        **{name: kind.get(name) for name in ("kind", "kind_shares", "activity", "information")},
     }
 
 

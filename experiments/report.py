@@ -10,8 +10,9 @@ from pathlib import Path
 
 import tyro
 
+from experiments.layers_table import layer_kinds, layer_scores
 from experiments.report_document import document, picture
-from experiments.report_figures import Draw, calibration, critic_courses, draw_png, layers, learning_curve, scores
+from experiments.report_figures import Draw, calibration, critic_courses, draw_png, learning_curve, scores, variants
 from experiments.report_files import ANALYSES, RunFiles
 from experiments.report_points import point_blocks
 from experiments.report_summary import facts, sections
@@ -28,16 +29,18 @@ class ReportConfig:
     evaluation: str = "evaluation.json"
     """Which of its evaluations; the report of evaluation-1-test.json is report-1-test.html."""
     sweep: Path | None = None
-    """``sweep.json`` of a comparison of layers (or of anything else), shown beside the run."""
+    """``sweep.json`` of a comparison of variants, shown beside the run."""
+    layers: Path | None = None
+    """``layers.json`` of a comparison of layers; by default the one in the run folder or around it."""
 
 
 def main(cfg: ReportConfig) -> Path:
     """Write the page and ``figures/*.png``, and return the page's path.
 
     Raises:
-        FileNotFoundError: There is no such run, or no such sweep.
+        FileNotFoundError: There is no such run, no such sweep or no such comparison of layers.
     """
-    files = RunFiles.read(cfg.run, cfg.evaluation, cfg.sweep)
+    files = RunFiles.read(cfg.run, cfg.evaluation, cfg.sweep, cfg.layers)
     draws = figures_of(files)
     figures = [files.beside("figures", "") / f"{name}.png" for name in draws]
     for draw, figure in zip(draws.values(), figures, strict=True):
@@ -53,7 +56,8 @@ def main(cfg: ReportConfig) -> Path:
 def figures_of(files: RunFiles) -> Mapping[str, Draw]:
     """The plots that the files of the run allow, by name."""
     found: dict[str, Draw] = {}
-    rows, result, critic, sweep = files.metrics, files.result, files.critic, files.sweep
+    rows, result, critic = files.metrics, files.result, files.critic
+    sweep, compared = files.sweep, files.layers
     if rows:
         found["learning_curve"] = lambda axes, theme: learning_curve(axes, theme, rows, result)
     if result is not None:
@@ -62,7 +66,10 @@ def figures_of(files: RunFiles) -> Mapping[str, Draw]:
         found["critic_values"] = lambda axes, theme: critic_courses(axes, theme, critic)
         found["calibration"] = lambda axes, theme: calibration(axes, theme, critic)
     if sweep is not None:
-        found["layers"] = lambda axes, theme: layers(axes, theme, sweep)
+        found["variants"] = lambda axes, theme: variants(axes, theme, sweep)
+    if compared is not None:
+        found["layers"] = lambda axes, theme: layer_scores(axes, theme, compared)
+        found["layer_kinds"] = lambda axes, theme: layer_kinds(axes, theme, compared)
     return found
 
 

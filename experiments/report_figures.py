@@ -43,7 +43,7 @@ def draw_svg(draw: Draw, theme: Theme) -> str:
     """A plot as SVG without a background, the same bytes each time."""
     buffer = io.StringIO()
     # Text stays text: the file is small, and sharp at every size.
-    with mpl.rc_context({**_settings(theme), "svg.fonttype": "none", "svg.hashsalt": "report"}):
+    with mpl.rc_context({**settings(theme), "svg.fonttype": "none", "svg.hashsalt": "report"}):
         _figure(draw, theme).savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
@@ -51,7 +51,7 @@ def draw_svg(draw: Draw, theme: Theme) -> str:
 def draw_png(draw: Draw, path: Path) -> None:
     """A plot for a paper."""
     path.parent.mkdir(exist_ok=True)
-    with mpl.rc_context(_settings(LIGHT)):
+    with mpl.rc_context(settings(LIGHT)):
         _figure(draw, LIGHT).savefig(path, dpi=200)
 
 
@@ -113,7 +113,7 @@ def calibration(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
     axes.set(xlabel="mean value of the bin", ylabel=f"mean {critic['target']}")
 
 
-def layers(axes: Axes, theme: Theme, sweep: Mapping[str, Any]) -> None:
+def variants(axes: Axes, theme: Theme, sweep: Mapping[str, Any]) -> None:
     """Score of each variant with its interval, and of each of its seeds."""
     rows = dict(reversed(sweep["variants"].items()))
     for place, row in enumerate(rows.values()):
@@ -130,7 +130,8 @@ def _figure(draw: Draw, theme: Theme) -> Figure:
     return figure
 
 
-def _settings(theme: Theme) -> Any:  # Matplotlib types its settings as a dict of literal names
+def settings(theme: Theme) -> Any:  # Matplotlib types its settings as a dict of literal names
+    """Matplotlib's settings for a plot of this theme."""
     inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
     return {
         **dict.fromkeys(inked, theme.ink),

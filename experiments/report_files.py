@@ -29,6 +29,7 @@ class RunFiles:
         critic: ``critic.json``.
         features: ``features.json``.
         sweep: The file of a sweep.
+        layers: The file of a comparison of layers.
     """
 
     run: RunFolder
@@ -40,13 +41,14 @@ class RunFiles:
     critic: Mapping[str, Any] | None
     features: Mapping[str, Any] | None
     sweep: Mapping[str, Any] | None
+    layers: Mapping[str, Any] | None
 
     @classmethod
-    def read(cls, folder: Path, evaluation: str, sweep: Path | None = None) -> RunFiles:
-        """Read all there is.
+    def read(cls, folder: Path, evaluation: str, sweep: Path | None = None, layers: Path | None = None) -> RunFiles:
+        """Read all there is; a comparison of layers also where the run is part of it.
 
         Raises:
-            FileNotFoundError: There is no such run, or no such sweep.
+            FileNotFoundError: There is no such run, no such sweep or no such comparison.
         """
         run, path = RunFolder.open(folder), folder / evaluation
         result, points, critic, features = (
@@ -56,9 +58,9 @@ class RunFiles:
         log = interventions_of(path)
         tokens = _tokens(log) if log.is_file() else None
         metrics = list(run.rows("metrics"))
-        return cls(
-            run, path, metrics, result, tokens, points, critic, features, None if sweep is None else read_json(sweep)
-        )
+        beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
+        swept, compared = (None if file is None else read_json(file) for file in (sweep, layers or next(beside, None)))
+        return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared)
 
     @property
     def missing(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from agents.controls import CONTROLS
 from experiments.evaluation_table import train_and_test
+from experiments.layers_table import COLUMNS, cells
 from experiments.report_files import RunFiles
 
 MOST_USED = 5
@@ -35,7 +36,8 @@ def sections(files: RunFiles, pictures: Mapping[str, str]) -> str:
             _section("Learning", _needs(files, "metrics"), pictures.get("learning_curve", "")),
             _section("Who chooses what", _chosen(files)),
             _section("The critic", _critic(files), pictures.get("critic_values", ""), pictures.get("calibration", "")),
-            _section("Layers", "", pictures["layers"]) if "layers" in pictures else "",
+            _section("Variants", "", pictures["variants"]) if "variants" in pictures else "",
+            "" if files.layers is None else _layers(files.layers, pictures),
         )
     )
 
@@ -100,6 +102,12 @@ def _chooser(arm: str) -> str:
 
 def _share(feature: int, label: object, share: float) -> str:
     return str(feature) + ("" if pd.isna(label) else f" “{label}”") + f" {share:.0%}"
+
+
+def _layers(compared: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    text = f"<p>{escape(compared['env'])}, the same protocol at each layer. In brackets: of the whole dictionary.</p>"
+    table = _table(COLUMNS, [cells(row) for row in compared["layers"]], "layers")
+    return _section("Layers", text + table, pictures.get("layers", ""), pictures.get("layer_kinds", ""))
 
 
 def _critic(files: RunFiles) -> str:

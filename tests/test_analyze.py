@@ -163,6 +163,9 @@ def test_usage_and_gain_follow_from_the_log(records, tokens, evaluated):
         assert len(row["promoted"]) == len(row["suppressed"]) == 8
         assert row["label"].split() == [text.strip() for text in row["promoted"][:5]]
         assert set(row["impact"]) == {"next_best", "no_op"}
+        assert (row["kind"] == "silent") == (row["kind_shares"] is None) == (row["activity"] == 0)
+        assert row["kind"] in ("digits", "silent"), "a game is all moves"
+        assert set(row["information"]) == {"position"}
         assert 0 <= row["reach"] <= 1
         for impact in row["impact"].values():
             assert impact["effect"] == pytest.approx(impact["where_used"] * row["episodes"] / EPISODES)
@@ -218,6 +221,7 @@ def test_logs_alone_are_enough_for_all_but_the_counterfactuals(copy, config, rec
         for name in ("feature", "label", "tokens", "episodes", "correlation", "correlation_rank"):
             assert row[name] == full[name]
         assert row["impact"] is row["causal_rank"] is row["promoted"] is None
+        assert row["kind"] is row["kind_shares"] is row["activity"] is row["information"] is None
     with pytest.raises(FileExistsError, match=r"branch_points\.json is of an analysis with counterfactuals"):
         main(replace(config, counterfactuals=False))
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import time
+from html import escape
 
 import numpy as np
 import pytest
@@ -107,6 +108,8 @@ def features(n=3):
         "score_where_used": 1.0,
         "correlation": None,
     }
+    row |= {"kind": "content", "kind_shares": {"content": 0.75, "function": 0.25, "digits": 0.0}, "activity": 0.5}
+    row |= {"information": {EVIL: {"bits": 0.5, "entropy": 1.0, "p": 0.01}}}
     row |= {"gain_where_used": 0.5, "reach": None, "reach_rank": None, "impact": {"no_op": impact}, "examples": [seen]}
     rows = [
         {"feature": 7 + i, "label": f"label {i} {EVIL}", "tokens": 9 - i, "episodes": 5, "effect": (i * 2 % 3) / 10}
@@ -242,12 +245,44 @@ def test_what_is_missing_says_how_to_make_it(tmp_path):
         main(ReportConfig(tmp_path))
 
 
-def test_a_sweep_of_layers_is_drawn(run, tmp_path):
+def test_a_sweep_is_drawn(run, tmp_path):
     rows = {f"layer ${k}": {"score": k / 4, "ci95": [0, 1], "scores": [0, k / 2]} for k in (1, 2)}
     write_json(tmp_path / "sweep.json", {"settings": {"split": "validation"}, "variants": rows})
     text = main(ReportConfig(run.path, sweep=tmp_path / "sweep.json")).read_text()
     assert text.count("<picture>") == 5
-    assert (run.path / "figures" / "layers.png").is_file()
+    assert (run.path / "figures" / "variants.png").is_file()
+
+
+def compared_layers():
+    arms = {
+        name: {"score": score, "ci95": [score - 0.1, score + 0.1], "scores": [score], "n": 12, "train_score": 0.75}
+        for name, score in (("unsteered", 0.125), ("best_fixed", 0.25), ("trained", 0.625))
+    }
+    kinds = {"content": 0.75, "function": 0.25}
+    told = {"position": 0.125, "subject": 0.5}
+    features = {"diversity": {"distinct": 3.0, "effective": 2.5}, "kinds": {"used": kinds, "dictionary": kinds}}
+    row = {"chosen": {"coefficient": 1.5}, "arms": arms, "gain": {"mean": 0.5, "ci95": [0.25, 0.75]}}
+    row |= {"features": features | {"information": {"used": told, "dictionary": told}}, "item_oracle": None}
+    return {"env": EVIL, "layers": [row | {"layer": 2}, row | {"layer": 0}]}
+
+
+def test_layers_are_shown_where_the_run_is_one_of_them(tmp_path):
+    run = full_run(tmp_path / "layers" / "layer-2-seed-0")
+    alone = main(ReportConfig(run.path)).read_text()
+    assert ">Layers</h2>" not in alone
+    write_json(tmp_path / "layers" / "layers.json", compared_layers())
+    text = main(ReportConfig(run.path)).read_text()
+    assert text.count("<picture>") == alone.count("<picture>") + 2
+    assert '<td data-column="gain">+0.500 (+0.250 to +0.750)</td>' in text
+    assert '<td data-column="content">75% (75%)</td>' in text
+    assert escape(EVIL) in text
+    assert EVIL not in text
+    assert all((run.path / "figures" / name).is_file() for name in ("layers.png", "layer_kinds.png"))
+    given = tmp_path / "elsewhere.json"
+    (tmp_path / "layers" / "layers.json").rename(given)
+    assert main(ReportConfig(run.path, layers=given)).read_text() == text
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        main(ReportConfig(run.path, layers=tmp_path / "nowhere.json"))
 
 
 def test_the_same_run_makes_the_same_page(run):

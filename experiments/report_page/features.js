@@ -3,6 +3,7 @@
 const COLUMNS = [ // title, what it sorts by, what it shows, only on wide screens
   ["feature", (row) => row.feature, (row) => row.feature],
   ["label", (row) => row.label ?? "", (row) => row.label ?? "–"],
+  ["kind", (row) => row.kind ?? "", (row) => row.kind ?? "–", true],
   ["tokens", (row) => row.tokens, (row) => row.tokens],
   ["episodes", (row) => row.episodes, (row) => row.episodes, true],
   ["effect", (row) => row.effect, (row) => number(row.effect)],
@@ -10,7 +11,7 @@ const COLUMNS = [ // title, what it sorts by, what it shows, only on wide screen
   ["correlation rank", (row) => row.correlation_rank, (row) => row.correlation_rank ?? "–", true],
   ["promoted", (row) => (row.promoted ?? []).join(""), (row) => pieces(row.promoted, 5), true],
 ];
-const RISING = new Set(["feature", "label", "causal rank", "correlation rank", "promoted"]);
+const RISING = new Set(["feature", "label", "kind", "causal rank", "correlation rank", "promoted"]);
 const table = { rows: [], query: "", by: "tokens", rising: false, shown: ROWS_AT_ONCE, open: null };
 
 views.features = {
@@ -101,12 +102,19 @@ function featureDetail(row) {
       ["label from", row.label_source ?? "–"], ["score where used", `${number(row.score_where_used)} (gain ${number(row.gain_where_used)})`],
       ["correlation", `${number(row.correlation)}, rank ${row.correlation_rank ?? "–"}`], ...effects,
       ["by itself", row.reach === null || row.reach === undefined ? "–" : `makes ${percent(row.reach)} right, rank ${row.reach_rank}`],
-      ["promoted", pieces(row.promoted)], ["suppressed", pieces(row.suppressed)],
+      ["promoted", pieces(row.promoted)], ["suppressed", pieces(row.suppressed)], ...kindFacts(row),
     ]),
     make("h4", {}, "Where it was most active"),
     row.examples.length ? make("ul", { class: "examples" }, row.examples.map(example)) : make("div", { class: "soft" }, "Never among the strongest of a logged token."),
     make("p", {}, make("button", { class: "plain", onclick: () => openEpisodes(row.feature) }, "Episodes steered with it")),
   ];
+}
+
+function kindFacts(row) {
+  const shares = Object.entries(row.kind_shares ?? {}).filter(([, share]) => share > 0).sort((a, b) => b[1] - a[1]);
+  const told = Object.entries(row.information ?? {}).map(([name, of]) => `${words(name)} ${number(of.bits)} of ${number(of.entropy)} (p ${number(of.p, 2)})`);
+  return [["strongest tokens", shares.length && shares.map(([kind, share]) => `${kind} ${percent(share)}`).join(", ")],
+    ["tells, in bits", told.join("; ")]].filter(([, text]) => text);
 }
 
 function example(each) {
