@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
-from agents.recording import Recording, RolloutConfig, discounted, join, record
+from agents.recording import Predicates, Recording, RolloutConfig, discounted, join, record
 
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
@@ -71,7 +71,12 @@ def layers_of(policy: BasePolicy) -> tuple[str, ...]:
 
 
 def record_levels(
-    model: BaseAlgorithm, envs: VecEnv, modules: Sequence[str], cfg: RolloutConfig, noises: Sequence[float]
+    model: BaseAlgorithm,
+    envs: VecEnv,
+    modules: Sequence[str],
+    cfg: RolloutConfig,
+    noises: Sequence[float],
+    predicates: Predicates | None = None,
 ) -> Recording:
     """Play the policy and noisier versions, the same number of episodes each.
 
@@ -81,6 +86,7 @@ def record_levels(
         modules: recorded.
         cfg: of the policy; its seed is followed by those of the noisier versions.
         noises: chances of a random action.
+        predicates: as in :func:`agents.recording.record`.
 
     Returns:
         All steps, with a column ``level``: 0 for the policy, ``i`` for ``noises[i - 1]``; trajectories have numbers
@@ -88,7 +94,9 @@ def record_levels(
     """
     parts = []
     for level, epsilon in enumerate((cfg.epsilon, *noises)):
-        played = join(list(record(model, envs, modules, replace(cfg, epsilon=epsilon, seed=cfg.seed + level))))
+        played = join(
+            list(record(model, envs, modules, replace(cfg, epsilon=epsilon, seed=cfg.seed + level), predicates))
+        )
         own = {"trajectory": played.steps["trajectory"] + level * cfg.episodes, "level": np.full(len(played), level)}
         parts.append(Recording(played.activations, played.observations, played.steps | own))
     return join(parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from experiments.controller_report import controller_plot
 from experiments.report_document import document, picture
 from experiments.report_figures import Draw, calibration, critic_courses, draw_png, layers, learning_curve, scores
 from experiments.report_files import RunFiles
@@ -57,6 +58,9 @@ def figures_of(files: RunFiles) -> Mapping[str, Draw]:
     if critic is not None and critic["target"] is not None:
         found["critic_values"] = lambda axes, theme: critic_courses(axes, theme, critic)
         found["calibration"] = lambda axes, theme: calibration(axes, theme, critic)
+    if files.controller is not None:
+        inside = files.controller
+        found["controller"] = lambda axes, theme: controller_plot(axes, theme, inside)
     if sweep is not None:
         found["layers"] = lambda axes, theme: layers(axes, theme, sweep)
     return found

@@ -29,6 +29,7 @@ class RunFiles:
         critic: ``critic.json``.
         features: ``features.json``.
         sweep: The file of a sweep.
+        controller: ``controller.json``.
     """
 
     run: RunFolder
@@ -40,6 +41,7 @@ class RunFiles:
     critic: Mapping[str, Any] | None
     features: Mapping[str, Any] | None
     sweep: Mapping[str, Any] | None
+    controller: Mapping[str, Any] | None
 
     @classmethod
     def read(cls, folder: Path, evaluation: str, sweep: Path | None = None) -> RunFiles:
@@ -56,9 +58,10 @@ class RunFiles:
         log = interventions_of(path)
         tokens = _tokens(log) if log.is_file() else None
         metrics = list(run.rows("metrics"))
-        return cls(
-            run, path, metrics, result, tokens, points, critic, features, None if sweep is None else read_json(sweep)
-        )
+        compared = None if sweep is None else read_json(sweep)
+        inside = folder / "controller.json"
+        controller = read_json(inside) if inside.is_file() else None
+        return cls(run, path, metrics, result, tokens, points, critic, features, compared, controller)
 
     @property
     def missing(self) -> dict[str, str]:
