@@ -26,7 +26,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         "once, split by position: no position that was learnt from, turned or mirrored, is tested.",
         summary(result),
         "## Linear probes\nAUROC on held-out positions. *Residual*: what the policy reads. *Shuffled*: the actor's "
-        "last hidden layer, taught with the facts dealt anew. *Holds*: share of the tested states.",
+        "last hidden layer, taught with the facts dealt anew (mean of twenty, 95th percentile). *Holds*: share of the "
+        "tested states.",
         _probe_table(result),
         "## Beyond what is read\nGain of the policy's last hidden layers over the same probe on the residual, and "
         "over the same layer of an untrained policy; one-sided 95 % bound, p after Holm.",
@@ -103,7 +104,7 @@ def _probe_table(result: Mapping[str, Any]) -> str:
             f"{result['states']['facts'][fact]:.0%}",
             *(_cell(table[fact]) for table in (probes[OBSERVATION], *probes["trained"].values())),
             *(_cell(table[fact]) for table in probes["untrained"].values()),
-            _cell(probes["shuffled"][result["layers"]["actor"]][fact]),
+            "{mean:.2f} (< {high:.2f})".format(**probes["shuffled"][result["layers"]["actor"]][fact]),
         ]
         for fact in probes[OBSERVATION]
     ]

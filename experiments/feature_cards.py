@@ -136,7 +136,7 @@ def _lines(name: str, match: Mapping[str, Any], result: Mapping[str, Any]) -> tu
     return (
         f"feature {match['feature']}" + ("" if match["sign"] > 0 else ": fires where it is NOT so"),
         f"AUROC {match['auroc']:.3f}, F1 {match['f1']:.2f}, fires in {row['fires']:.1%}",
-        f"best of outputs {row['outputs']:.3f}, of board {row['observation']:.3f}",
+        f"linear probes: outputs {row['outputs']:.3f}, observation {row['observation']:.3f}",
         f"as it is: {earned(result['plain'])}",
         f"without: {earned(row['played'])}",
         f"where it fires, {row['choices_changed']:.0%} of choices change",

@@ -43,15 +43,17 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.5, 3.8), layout="constrained")
         whole, within = figure.subplots(1, 2)
-        scale = {"cmap": "viridis", "norm": LogNorm(steps.min(), max(steps.max(), steps.min() * 1.01))}
+        shades = np.maximum(steps, 1)  # an untrained agent has no logarithm
+        norm = LogNorm(shades.min(), max(shades.max(), shades.min() * 1.01))
+        scale: dict[str, Any] = {"c": shades, "cmap": "viridis", "norm": norm}
         grid = np.linspace(live.min(), live.max(), 200)
         for name, style in (("linear", "--"), ("quadratic", "-")):
             found = relation["fits"][name]
             label = f"{name}: R² {found['r2']:.2f}, p {found['p']:.2g}"
             whole.plot(grid, np.polyval(found["coefficients"], grid), style, color="0.4", lw=1.2, label=label)
-        points = whole.scatter(live, score, c=steps, zorder=3, **scale)
+        points = whole.scatter(live, score, zorder=3, **scale)
         whole.set(xlabel="live features", ylabel=result["config"]["score"])
-        within.scatter(centred(live, steps.tolist()), centred(score, steps.tolist()), c=steps, **scale)
+        within.scatter(centred(live, steps.tolist()), centred(score, steps.tolist()), **scale)
         linear = relation["fits"]["linear"]
         within.set_title(f"r {relation['r_within']:.2f}, p {linear['p_within']:.2g}", fontsize=9)
         within.set(xlabel="live features, less the mean at that length", ylabel="score, less the mean at that length")

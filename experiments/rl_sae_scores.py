@@ -120,8 +120,17 @@ def score_columns(train: Tensor, test: Tensor, states: States, seed: int, shuffl
     }
 
 
-SPREADS = ("explained_variance", "l0", "dead_share", "live", "features", "shuffled_features", "told")
-SPREADS += ("mean_auroc", "mean_f1")
+SPREADS = (
+    "explained_variance",
+    "l0",
+    "dead_share",
+    "live",
+    "features",
+    "shuffled_features",
+    "told",
+    "mean_auroc",
+    "mean_f1",
+)
 
 
 def over_seeds(rows: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

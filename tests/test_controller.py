@@ -120,8 +120,9 @@ def test_what_is_computed_is_told_from_what_is_read() -> None:
     assert abs(found["observation"]["product"] - 0.5) < 0.1
     assert found["observation"]["plain"] > 0.98
     assert found["trained"][ACTOR]["product"] > 0.99
-    assert abs(found["shuffled"][ACTOR]["product"] - 0.5) < 0.12
-    assert abs(found["shuffled"][OBSERVATION]["plain"] - 0.5) < 0.12
+    for layer in (ACTOR, OBSERVATION):  # a direction that was learnt from nothing may lie along something, either way
+        assert all(abs(row["mean"] - 0.5) < 0.25 for row in found["shuffled"][layer].values())
+        assert all(row["mean"] < row["high"] <= 1 for row in found["shuffled"][layer].values())
     assert found["critic"]["product"] == 1.0
     gains = found["gains"][ACTOR]
     for bar in (OBSERVATION, "untrained"):

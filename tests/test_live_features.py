@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from stable_baselines3 import DQN
+from torch import nn
 
 from agents.worlds.training import greedy_actions
-from experiments.live_features import LiveFeaturesConfig, find_agents
+from experiments.live_features import Decomposed, LiveFeaturesConfig, count_live, find_agents
 from experiments.live_features import main as study
 from experiments.live_fits import best_count, centred, chance, correlation, explained, fit, relation
 from experiments.make_agents import AgentsConfig, main
@@ -111,6 +115,38 @@ def test_agents_are_saved_on_their_way_and_arrive_the_same(tmp_path: Path) -> No
     assert json.loads((way[1] / "agent.json").read_text())["evaluation"] == cards[1]["evaluation"]
     with pytest.raises(ValueError, match="between 0 and the 100 steps of the training, got 100"):
         main(AgentsConfig(tmp_path / "no", steps=100, saves=(100,)))
+
+
+class Numbers(nn.Module):
+    """An SAE by hand: one feature a number, its positive part."""
+
+    cfg = SimpleNamespace(d_sae=4, d_in=4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W_dec = torch.eye(4)
+
+    def encode(self, acts: torch.Tensor) -> torch.Tensor:
+        return acts.relu()
+
+    def decode(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
+def test_features_are_counted_on_as_many_states_of_every_agent() -> None:
+    few, many = -torch.ones(10, 4), -torch.ones(50, 4)
+    few[0, 0] = few[9, 1] = many[3, 2] = 1.0
+    many[30] = 1.0  # beyond what the other agent has
+    one, other = (
+        Decomposed({}, Numbers(), acts, acts.numpy(), lambda seen: ({"layer": torch.from_numpy(seen["obs"])}, None))
+        for acts in (few, many)
+    )
+    cfg = LiveFeaturesConfig(Path("unused"), (), width=4)
+    assert count_live(cfg, [one, other]) == 10
+    assert (one.row["live"], other.row["live"]) == (2, 1)
+    assert one.row["live_on_same"] == other.row["live_on_same"] == 1  # the first half of the one's, then of the other's
+    assert count_live(replace(cfg, states=4), [one, other]) == 4
+    assert one.row["live"] == 1
 
 
 def test_the_study_of_tiny_agents(tmp_path: Path) -> None:

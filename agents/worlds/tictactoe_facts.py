@@ -11,7 +11,7 @@ from steer_env.tasks.tictactoe_rules import EMPTY, Board, O, X, legal_moves, opt
 
 CENTRE = 4
 CORNERS = (0, 2, 6, 8)
-EARLY, LATE = 3, 5
+EARLY, LATE = 4, 5
 
 
 def board_after(moves: str) -> Board:
