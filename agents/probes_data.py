@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
-from agents.recording import Recording, RolloutConfig, discounted, join, record
+from agents.recording import Predicates, Recording, RolloutConfig, discounted, join, recompute, record
 
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
@@ -71,7 +71,12 @@ def layers_of(policy: BasePolicy) -> tuple[str, ...]:
 
 
 def record_levels(
-    model: BaseAlgorithm, envs: VecEnv, modules: Sequence[str], cfg: RolloutConfig, noises: Sequence[float]
+    model: BaseAlgorithm,
+    envs: VecEnv,
+    modules: Sequence[str],
+    cfg: RolloutConfig,
+    noises: Sequence[float],
+    predicates: Predicates | None = None,
 ) -> Recording:
     """Play the policy and noisier versions, the same number of episodes each.
 
@@ -81,6 +86,7 @@ def record_levels(
         modules: recorded.
         cfg: of the policy; its seed is followed by those of the noisier versions.
         noises: chances of a random action.
+        predicates: as in :func:`agents.recording.record`.
 
     Returns:
         All steps, with a column ``level``: 0 for the policy, ``i`` for ``noises[i - 1]``; trajectories have numbers
@@ -88,10 +94,27 @@ def record_levels(
     """
     parts = []
     for level, epsilon in enumerate((cfg.epsilon, *noises)):
-        played = join(list(record(model, envs, modules, replace(cfg, epsilon=epsilon, seed=cfg.seed + level))))
+        played = join(
+            list(record(model, envs, modules, replace(cfg, epsilon=epsilon, seed=cfg.seed + level), predicates))
+        )
         own = {"trajectory": played.steps["trajectory"] + level * cfg.episodes, "level": np.full(len(played), level)}
         parts.append(Recording(played.activations, played.observations, played.steps | own))
     return join(parts)
+
+
+def opposite_views(
+    policy: BasePolicy, recording: Recording, modules: Sequence[str], swap: Callable[[npt.NDArray[Any]], Any]
+) -> Recording:
+    """The same positions of a game of two as the opponent sees them: row i belongs to row i of the recording.
+
+    Args:
+        policy: what looks at them.
+        recording: of one player.
+        modules: recorded.
+        swap: from one player's observations to the other's.
+    """
+    seen = {name: swap(rows) for name, rows in recording.observations.items()}
+    return recompute(policy, Recording({}, seen, recording.steps), modules)
 
 
 def split_trajectories(recording: Recording, seed: int, held_out: float = 0.5) -> Bools:

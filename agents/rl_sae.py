@@ -178,11 +178,11 @@ def best_threshold(scores: Floats, truth: Bools) -> float:
     return float(max(candidates, key=lambda bar: f1(scores > bar, truth)))
 
 
-def linear_probe(train: Floats, truth: Bools, test: Floats) -> Floats:
+def linear_probe(train: Floats, truth: npt.NDArray[Any], test: Floats) -> Floats:
     """``[N']`` scores of a ridge regression of a predicate, inputs standardised: what can be read off linearly.
 
     Args:
-        train: ``[N, D]`` with ``truth [N]``.
+        train: ``[N, D]`` with ``truth [N]``, booleans or numbers, of which the scores are less the mean.
         test: ``[N', D]``.
     """
     mean, spread = train.mean(axis=0), train.std(axis=0)

@@ -1,6 +1,7 @@
 """Trains agents to be looked into: ``python -m experiments.make_agents --env KingRookKing-v0 --out runs/agents/krk``.
 
-One folder a seed: ``agent.zip`` and ``agent.json``, what it does and what it took.
+One folder a seed: ``agent.zip`` and ``agent.json``, what it does and what it took. With ``--saves`` also the agent as
+it was on the way, in folders below.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class AgentsConfig:
     """Seeds of the training, one agent each."""
     steps: int | None = None
     """Training steps, instead of the recipe's; 0 saves an untrained agent."""
+    saves: tuple[int, ...] = ()
+    """Steps of training at which the agent is saved too, into ``seed-<n>/steps-<k>``: agents of several lengths of
+    training for the price of one. Rates of learning and exploration are those of the whole training."""
     hidden: tuple[int, ...] | None = None
     """Widths of the layers, instead of the recipe's."""
     episodes: int = 500
@@ -43,42 +47,67 @@ class AgentsConfig:
 
 
 def main(cfg: AgentsConfig) -> list[dict[str, Any]]:
-    """Train, evaluate and save; returns what is written into each ``agent.json``.
+    """Train, evaluate and save; returns what is written into each ``agent.json``, in the order of writing.
 
     Raises:
         FileExistsError: an agent is there already.
-        ValueError: the world has no recipe.
+        ValueError: the world has no recipe, or a save is not on the way.
     """
-    recipe_of(cfg.env)
+    steps = recipe_of(cfg.env).steps if cfg.steps is None else cfg.steps
+    for due in cfg.saves:
+        if not 0 < due < steps:
+            raise ValueError(f"saves must be between 0 and the {steps} steps of the training, got {due}")
     torch.set_num_threads(1)
     folders = [cfg.out / f"seed-{seed}" for seed in cfg.seeds]
     for folder in folders:
         if folder.exists():
             raise FileExistsError(f"{folder} exists")
-    return [_make(cfg, seed, folder) for seed, folder in zip(cfg.seeds, folders, strict=True)]
+    return [card for seed, folder in zip(cfg.seeds, folders, strict=True) for card in _make(cfg, seed, folder)]
 
 
-def _make(cfg: AgentsConfig, seed: int, folder: Path) -> dict[str, Any]:
-    kwargs = {name: json.loads(value) for name, value in cfg.env_kwargs.items()}
-    start, cpu = time.perf_counter(), time.process_time()
-    model = train_agent(cfg.env, seed, cfg.steps, cfg.hidden, kwargs)
-    card = {
-        "env": cfg.env,
-        "env_kwargs": kwargs,
-        "seed": seed,
-        "algorithm": type(model).__name__,
-        "steps": model.num_timesteps,
-        "hidden": list(cfg.hidden or recipe_of(cfg.env).hidden),
-        "wall_s": time.perf_counter() - start,
-        "cpu_s": time.process_time() - cpu,
-        "evaluation": evaluate(model, cfg.env, kwargs, cfg.episodes, seed),
-        "config": {**asdict(cfg), "out": str(cfg.out)},
-    }
-    folder.mkdir(parents=True)
-    model.save(folder / "agent.zip")
-    write_json(folder / "agent.json", card)
-    print(f"{folder}: {card['evaluation']}, {card['cpu_s']:.0f} s of CPU")
-    return card
+def _make(cfg: AgentsConfig, seed: int, folder: Path) -> list[dict[str, Any]]:
+    saver = _Saver(cfg, seed, folder)
+    model = train_agent(cfg.env, seed, cfg.steps, cfg.hidden, saver.env_kwargs, saver if cfg.saves else None)
+    saver.save(model, folder)
+    return saver.cards
+
+
+class _Saver:
+    """Saves an agent with its card; as a callback of SB3, at the steps asked for."""
+
+    def __init__(self, cfg: AgentsConfig, seed: int, folder: Path) -> None:
+        self.cfg, self.seed, self.folder = cfg, seed, folder
+        self.env_kwargs = {name: json.loads(value) for name, value in cfg.env_kwargs.items()}
+        self.due = sorted(set(cfg.saves))
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        self.cards: list[dict[str, Any]] = []
+
+    def __call__(self, local_names: dict[str, Any], _: dict[str, Any]) -> bool:
+        model = local_names["self"]
+        if self.due and model.num_timesteps >= self.due[0]:
+            self.save(model, self.folder / f"steps-{self.due.pop(0)}")
+        return True
+
+    def save(self, model: BaseAlgorithm, folder: Path) -> None:
+        """Write ``agent.zip`` and ``agent.json``."""
+        cfg = self.cfg
+        card = {
+            "env": cfg.env,
+            "env_kwargs": self.env_kwargs,
+            "seed": self.seed,
+            "algorithm": type(model).__name__,
+            "steps": model.num_timesteps,
+            "hidden": list(cfg.hidden or recipe_of(cfg.env).hidden),
+            "wall_s": time.perf_counter() - self.wall,
+            "cpu_s": time.process_time() - self.cpu,
+            "evaluation": evaluate(model, cfg.env, self.env_kwargs, cfg.episodes, self.seed),
+            "config": {**asdict(cfg), "out": str(cfg.out)},
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save(folder / "agent.zip")
+        write_json(folder / "agent.json", card)
+        self.cards.append(card)
+        print(f"{folder}: {card['evaluation']}, {card['cpu_s']:.0f} s of CPU")
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tyro
 
+from experiments.controller_report import controller_plot
 from experiments.layers_table import layer_kinds, layer_scores
 from experiments.report_document import document, picture
 from experiments.report_figures import Draw, calibration, critic_courses, draw_png, learning_curve, scores, variants
@@ -65,6 +66,9 @@ def figures_of(files: RunFiles) -> Mapping[str, Draw]:
     if critic is not None and critic["target"] is not None:
         found["critic_values"] = lambda axes, theme: critic_courses(axes, theme, critic)
         found["calibration"] = lambda axes, theme: calibration(axes, theme, critic)
+    if files.controller is not None:
+        inside = files.controller
+        found["controller"] = lambda axes, theme: controller_plot(axes, theme, inside)
     if sweep is not None:
         found["variants"] = lambda axes, theme: variants(axes, theme, sweep)
     if compared is not None:

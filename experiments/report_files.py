@@ -30,6 +30,7 @@ class RunFiles:
         features: ``features.json``.
         sweep: The file of a sweep.
         layers: The file of a comparison of layers.
+        controller: ``controller.json``.
     """
 
     run: RunFolder
@@ -42,6 +43,7 @@ class RunFiles:
     features: Mapping[str, Any] | None
     sweep: Mapping[str, Any] | None
     layers: Mapping[str, Any] | None
+    controller: Mapping[str, Any] | None
 
     @classmethod
     def read(cls, folder: Path, evaluation: str, sweep: Path | None = None, layers: Path | None = None) -> RunFiles:
@@ -60,7 +62,9 @@ class RunFiles:
         metrics = list(run.rows("metrics"))
         beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
         swept, compared = (None if file is None else read_json(file) for file in (sweep, layers or next(beside, None)))
-        return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared)
+        inside = folder / "controller.json"
+        controller = read_json(inside) if inside.is_file() else None
+        return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared, controller)
 
     @property
     def missing(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from agents.controls import CONTROLS
+from experiments.controller_report import as_html
 from experiments.evaluation_table import train_and_test
 from experiments.layers_table import COLUMNS, cells
 from experiments.report_files import RunFiles
@@ -36,10 +37,18 @@ def sections(files: RunFiles, pictures: Mapping[str, str]) -> str:
             _section("Learning", _needs(files, "metrics"), pictures.get("learning_curve", "")),
             _section("Who chooses what", _chosen(files)),
             _section("The critic", _critic(files), pictures.get("critic_values", ""), pictures.get("calibration", "")),
+            _inside(files, pictures),
             _section("Variants", "", pictures["variants"]) if "variants" in pictures else "",
             "" if files.layers is None else _layers(files.layers, pictures),
         )
     )
+
+
+def _inside(files: RunFiles, pictures: Mapping[str, str]) -> str:
+    """What the agent itself represents, where that was studied."""
+    if files.controller is None:
+        return ""
+    return _section("What the agent represents", as_html(files.controller), pictures["controller"])
 
 
 def _section(title: str, text: str, *pictures: str) -> str:

@@ -1,7 +1,8 @@
 """SAEs on an RL agent, with controls: ``python -m experiments.rl_sae --agent runs/agents/krk/seed-0 --out runs/sae``.
 
 Record the agent, train SAEs on one module, let the network play through each of them, and score their features against
-predicates of the state beside raw neurons, principal components and an untrained network. One JSON, one Markdown.
+predicates of the state beside raw neurons, principal components and an untrained network. JSON, Markdown and cards of
+the features that tell most.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from agents.activations import Activations
 from agents.recording import Predicates, RolloutConfig, join, recompute, record
 from agents.rl_sae import playing_through, principal_components
 from agents.worlds.king_rook_predicates import lane_predicates
 from agents.worlds.training import make_world, recipe_of, train_agent
+from experiments.feature_cards import draw_cards, feature_cards
 from experiments.make_agents import evaluate
 from experiments.rl_sae_report import as_markdown
-from experiments.rl_sae_scores import States, look_closely, score_columns, split_states
+from experiments.rl_sae_scores import Acting, States, look_closely, over_seeds, score_columns, split_states
 from experiments.run_folder import write_json
 from experiments.sae_training import SAEConfig, sae_quality, train_sae
 
@@ -39,7 +42,7 @@ class RLSAEConfig:
     """Decompose one agent's activations."""
 
     out: Path
-    """Folder to make: ``rl_sae.json`` and ``rl_sae.md``."""
+    """Folder to make: ``rl_sae.json``, ``rl_sae.md`` and ``cards.png``."""
     agent: str = "train"
     """Folder of ``experiments.make_agents`` (``.../seed-0``), or ``train`` to train one by the recipe of ``env``."""
     env: str = "KingRookKing-v0"
@@ -51,19 +54,25 @@ class RLSAEConfig:
     epsilon: float = 0.2
     """Share of random actions in them, so that more than the agent's best lines are seen."""
     seed: int = 0
-    """Of recording, split, SAEs and tests."""
+    """Of recording, split and tests."""
     widths: tuple[int, ...] = (512, 1_024)
     """Features of the TopK SAEs."""
     ks: tuple[int, ...] = (5, 10, 20, 40)
     """Active features of the TopK SAEs."""
     penalties: tuple[float, ...] = (1.0, 4.0)
     """Weights of the L1 penalty of the standard SAEs, of the largest width."""
+    jumprelu_ks: tuple[int, ...] = (10, 20)
+    """Active features that the penalty of the JumpReLU SAEs aims at, of the largest width."""
+    sae_seeds: tuple[int, ...] = (0,)
+    """Of weights and batches of the SAEs: each SAE is trained with every one; the first is looked at closely."""
     samples: int = 1_000_000
     """Activations that each SAE sees."""
     games: int = 300
     """Episodes of an evaluation, where the world is not evaluated exactly."""
     kept: float = 0.95
     """Share of the return that the chosen SAE must keep; of those that do, the sparsest is looked at closely."""
+    cards: int = 8
+    """Predicates whose best feature gets a card."""
     shuffles: int = 1_000
     """Of the permutation tests and the bootstrap."""
     env_kwargs: dict[str, str] = field(default_factory=dict)
@@ -90,10 +99,12 @@ def main(cfg: RLSAEConfig) -> dict[str, Any]:
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: the world has no predicates or the module does not exist.
+        ValueError: the world has no predicates, the module does not exist, or there is no seed for the SAEs.
     """
     if cfg.out.exists():
         raise FileExistsError(f"{cfg.out} exists")
+    if not cfg.sae_seeds:
+        raise ValueError("sae_seeds must name at least one seed")
     torch.set_num_threads(1)
     start = time.perf_counter()
     agent = load_agent(cfg)
@@ -112,23 +123,26 @@ def main(cfg: RLSAEConfig) -> dict[str, Any]:
         "plain": agent.earned(cfg.games),
     }
     saes = train_saes(cfg, states.acts(states.visited))
-    result["saes"] = {name: measure(cfg, agent, module, sae, states) for name, sae in saes.items()}
+    result["saes"] = {
+        name: over_seeds({seed: measure(cfg, agent, module, sae, states) for seed, sae in seeds.items()})
+        for name, seeds in saes.items()
+    }
     result["substitutions"] = substitutions(cfg, agent, module, states)
     result["columns"] = columns(cfg, agent, module, states)
-    result["chosen"] = choose(result, cfg.kept)
-    best = result["chosen"]
-    result["close"] = look_closely(
-        saes[best],
-        states,
-        result["saes"][best]["predicates"],
+    best = result["chosen"] = choose(result, cfg.kept)
+    first = saes[best][cfg.sae_seeds[0]]
+    acting = Acting(
         lambda replace: _through(cfg, agent, module, replace),
-        cfg.seed,
-        cfg.shuffles,
+        lambda replace: _said(agent, module, outputs, states, replace),
+    )
+    result["close"] = look_closely(
+        first, states, result["saes"][best]["predicates"], acting, seed=cfg.seed, shuffles=cfg.shuffles
     )
     result |= {"wall_s": time.perf_counter() - start, "config": {**asdict(cfg), "out": str(cfg.out)}}
     cfg.out.mkdir(parents=True)
     write_json(cfg.out / "rl_sae.json", result)
     (cfg.out / "rl_sae.md").write_text(as_markdown(result))
+    draw_cards(feature_cards(result, first, states, cfg.cards), agent.env, cfg.out / "cards.png")
     return result
 
 
@@ -159,16 +173,20 @@ def recorded_states(cfg: RLSAEConfig, agent: Agent, module: str, outputs: str) -
     return split_states(recording, module, outputs, cfg.seed)
 
 
-def train_saes(cfg: RLSAEConfig, acts: Tensor) -> dict[str, Any]:
-    """Every SAE asked for, by name."""
+def train_saes(cfg: RLSAEConfig, acts: Tensor) -> dict[str, dict[int, Any]]:
+    """Every SAE asked for, by name and seed."""
+    widest = max(cfg.widths)
     wanted = {
         f"topk-{width}-k{k}": SAEConfig(width, k, cfg.samples, scaled=True) for width in cfg.widths for k in cfg.ks
     }
-    widest = max(cfg.widths)
+    for k in cfg.jumprelu_ks:
+        wanted[f"jumprelu-{widest}-k{k}"] = SAEConfig(widest, k, cfg.samples, architecture="jumprelu", scaled=True)
     for penalty in cfg.penalties:
         name = f"l1-{widest}-{penalty:g}"
         wanted[name] = SAEConfig(widest, 1, cfg.samples, architecture="standard", sparsity=penalty, scaled=True)
-    return {name: train_sae(acts, setting, {}, cfg.seed) for name, setting in wanted.items()}
+    return {
+        name: {seed: train_sae(acts, setting, {}, seed) for seed in cfg.sae_seeds} for name, setting in wanted.items()
+    }
 
 
 @torch.no_grad()
@@ -219,18 +237,26 @@ def columns(cfg: RLSAEConfig, agent: Agent, module: str, states: States) -> dict
 
 
 def choose(result: dict[str, Any], kept: float) -> str:
-    """The sparsest SAE that keeps the return; if none does, the one that keeps most."""
+    """The sparsest SAE that keeps the return, both by the mean over seeds; if none does, the one that keeps most."""
     plain, saes = result["plain"]["return"], result["saes"]
-    share = {name: 1 - (plain - row["play"]["return"]) / abs(plain) for name, row in saes.items()}
+    mean = {name: {column: cell["mean"] for column, cell in row["over_seeds"].items()} for name, row in saes.items()}
+    share = {name: 1 - (plain - row["return"]) / abs(plain) for name, row in mean.items()}
     for name, row in saes.items():
         row["return_kept"] = share[name]
     good = [name for name in saes if share[name] >= kept]
-    return min(good, key=lambda name: saes[name]["l0"]) if good else max(share, key=lambda name: share[name])
+    return min(good, key=lambda name: mean[name]["l0"]) if good else max(share, key=lambda name: share[name])
 
 
 def _through(cfg: RLSAEConfig, agent: Agent, module: str, replace: Any) -> dict[str, float]:
     with playing_through(agent.model.policy, module, replace):
         return agent.earned(cfg.games)
+
+
+def _said(agent: Agent, module: str, outputs: str, states: States, replace: Any) -> Tensor:
+    """``[n, A]`` what the network puts out in the tested states with a substitute in the activation's place."""
+    seen = {name: rows[states.test] for name, rows in states.recording.observations.items()}
+    with playing_through(agent.model.policy, module, replace):
+        return Activations(agent.model.policy, [outputs])(seen)[0][outputs]
 
 
 if __name__ == "__main__":

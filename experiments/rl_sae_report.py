@@ -12,25 +12,26 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     parts = [
         f"# SAEs on `{result['module']}` of {agent['from']}",
         f"{agent['env']}, hidden layers {agent['hidden']}, seed {agent['seed']}. The agent as it is: "
-        f"{_earned(result['plain'])}. {rows['visited']} states to learn from, {rows['test']} distinct ones to test on; "
+        f"{earned(result['plain'])}. {rows['visited']} states to learn from, {rows['test']} distinct ones to test on; "
         f"all rows of one {rows['kept_together']} are on the same side.",
         "## SAEs\nMeasured on held-out states. *Kept*: share of the return with the reconstruction in the "
         "activation's place. *Features*: columns with an AUROC of 0.9 or more for some predicate on both halves. "
-        "*Told*: predicates whose best column, chosen on one half, reaches 0.9 on the other.",
+        "*Told*: predicates whose best column, chosen on one half, reaches 0.9 on the other." + _over_seeds(result),
         _table(
-            ["SAE", "explained", "L0", "dead", "earns", "kept", *_SCORES],
-            [_sae(*item) for item in result["saes"].items()],
+            ["SAE", "explained", "L0", "dead", *_earnings(result["plain"]), "kept", *_SCORES],
+            [_sae(name, row, result) for name, row in result["saes"].items()],
         ),
         "What cruder stand-ins earn:",
-        _table(["in place of the activation", "earns"], [[n, _earned(r)] for n, r in result["substitutions"].items()]),
+        _table(["in place of the activation", "earns"], [[n, earned(r)] for n, r in result["substitutions"].items()]),
         "## Other columns, by the same rule",
         _table(["columns", *_SCORES], [[name, *_scores(row)] for name, row in result["columns"].items()]),
-        f"## {result['chosen']}, predicate by predicate",
+        f"## {result['chosen']}, SAE seed {result['config']['sae_seeds'][0]}, predicate by predicate",
         "AUROC on held-out states: the best feature; linear probes on the outputs (values, sorted values, choice), on "
         "the whole layer and on the observation. *Gain*: feature less outputs, one-sided 95 % bound, p after Holm. "
-        "*Without it*: what is earned with that feature held at zero.",
+        "*Without it*: what is earned with that feature held at zero, and, where it is active (*fires*: in how many "
+        "states), the mean change of an output in standard deviations and how often another choice becomes the best.",
         _table(
-            ["predicate", "feature", "F1", "outputs", "layer", "observation", "gain", "bound", "p", "without it"],
+            [*_TESTED, "without it", "fires", "outputs move", "choice changes"],
             [_close(name, row, result) for name, row in result["close"].items()],
         ),
         _verdict(result),
@@ -39,6 +40,18 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 
 
 _SCORES = ["live", "features", "after shuffling", "told", "mean AUROC", "mean F1"]
+_TESTED = ["predicate", "feature", "F1", "outputs", "layer", "observation", "gain", "bound", "p"]
+_FORMATS = {"l0": ".1f", "dead_share": ".0%", "return": ".1f", "mated": ".1%", "live": ".0f"}
+_FORMATS |= dict.fromkeys(("features", "shuffled_features", "told"), "g")
+
+
+def _over_seeds(result: Mapping[str, Any]) -> str:
+    seeds = result["config"]["sae_seeds"]
+    return f" Mean ± standard deviation over {len(seeds)} seeds of the SAE." if len(seeds) > 1 else ""
+
+
+def _earnings(plain: Mapping[str, float]) -> list[str]:
+    return [name for name in ("mated", "return") if name in plain]
 
 
 def _scores(row: Mapping[str, Any]) -> list[str]:
@@ -47,19 +60,30 @@ def _scores(row: Mapping[str, Any]) -> list[str]:
     return [*counts, told, f"{row['mean_auroc']:.3f}", f"{row['mean_f1']:.3f}"]
 
 
-def _sae(name: str, row: Mapping[str, Any]) -> list[str]:
-    numbers = [f"{row['explained_variance']:.3f}", f"{row['l0']:.1f}", f"{row['dead_share']:.0%}"]
-    return [name, *numbers, _earned(row["play"]), f"{row['return_kept']:.1%}", *_scores(row)]
+def _sae(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    def cell(column: str) -> str:
+        found, form = row["over_seeds"][column], _FORMATS.get(column, ".3f")
+        if found["n"] == 1:
+            return format(found["mean"], form)
+        form = ".1f" if form in ("g", ".0f") else form
+        return f"{found['mean']:{form}} ± {found['std']:{form}}"
+
+    first = [cell(column) for column in ("explained_variance", "l0", "dead_share", *_earnings(result["plain"]))]
+    scores = [cell(column) for column in ("live", "features", "shuffled_features", "told", "mean_auroc", "mean_f1")]
+    scores[3] += f" of {len(row['predicates'])}"
+    return [name, *first, f"{row['return_kept']:.1%}", *scores]
 
 
 def _close(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     scored = result["saes"][result["chosen"]]["predicates"][name]
     numbers = [row["feature"], scored["f1"], row["outputs"], row["layer"], row["observation"]]
     tested = [f"{row['gain']:+.3f}", f"{row['gain_low']:+.3f}", f"{row['p_holm']:.3f}"]
-    return [name, *(f"{number:.3f}" for number in numbers), *tested, _earned(row["played"])]
+    does = [f"{row['fires']:.1%}", f"{row['outputs_moved']:.2f}", f"{row['choices_changed']:.0%}"]
+    return [name, *(f"{number:.3f}" for number in numbers), *tested, earned(row["played"]), *does]
 
 
-def _earned(row: Mapping[str, float]) -> str:
+def earned(row: Mapping[str, float]) -> str:
+    """What an agent earns, in words."""
     if "mated" in row:
         return f"mates {row['mated']:.1%} in {row['moves']:.2f} moves, return {row['return']:.1f}"
     return f"return {row['return']:.2f}"

@@ -120,12 +120,49 @@ def score_columns(train: Tensor, test: Tensor, states: States, seed: int, shuffl
     }
 
 
+SPREADS = (
+    "explained_variance",
+    "l0",
+    "dead_share",
+    "live",
+    "features",
+    "shuffled_features",
+    "told",
+    "mean_auroc",
+    "mean_f1",
+)
+
+
+def over_seeds(rows: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The measures of the first seed's SAE, and in ``over_seeds`` mean and standard deviation of their numbers."""
+    values = [{name: row[name] for name in SPREADS} | dict(row["play"]) for row in rows.values()]
+    found = {name: np.array([row[name] for row in values], dtype=float) for name in values[0]}
+    spread = {name: {"mean": column.mean(), "std": column.std(), "n": len(column)} for name, column in found.items()}
+    return {**next(iter(rows.values())), "over_seeds": spread}
+
+
+Replace = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Acting:
+    """The agent with a substitute for the activations.
+
+    Attributes:
+        earns: from the substitute to what the agent earns with it.
+        says: from the substitute to its outputs ``[n, A]`` in the tested states.
+    """
+
+    earns: Callable[[Replace], dict[str, float]]
+    says: Callable[[Replace], Tensor]
+
+
 @torch.no_grad()
 def look_closely(
     sae: Any,
     states: States,
     scored: Mapping[str, Mapping[str, Any]],
-    play: Callable[[Callable[[Tensor], Tensor]], dict[str, float]],
+    acting: Acting,
     seed: int,
     shuffles: int,
 ) -> dict[str, dict[str, Any]]:
@@ -135,15 +172,15 @@ def look_closely(
         sae: the SAE.
         states: as recorded.
         scored: ``predicates`` of :func:`score_columns` for this SAE.
-        play: from a substitute for the activations to what the agent earns with it.
+        acting: the agent.
         seed: of the bootstrap.
         shuffles: resamples of the bootstrap.
 
     Returns:
         By predicate the AUROCs on test of the ``feature``, of linear probes on ``outputs`` (Q values or logits, sorted
         ones and the choice among them), on the ``layer`` and on the ``observation``; ``gain`` of the feature over the
-        outputs with its one-sided 95 % bound ``gain_low`` and ``p_holm``; and ``played``, what is earned with the
-        feature held at zero.
+        outputs with its one-sided 95 % bound ``gain_low`` and ``p_holm``; ``played``, what is earned with the feature
+        held at zero; and what :func:`_moved` tells of the outputs then.
     """
     learn, later = states.truths(states.train), states.truths(states.test)
     bars = {
@@ -152,21 +189,40 @@ def look_closely(
         "observation": (_seen(states, states.train), _seen(states, states.test)),
     }
     active = sae.encode(states.acts(states.test)).double().numpy()
+    plain = acting.says(sae).double().numpy()
     found: dict[str, dict[str, Any]] = {}
     for name, match in scored.items():
         probes = {bar: linear_probe(train, learn[name], test) for bar, (train, test) in bars.items()}
-        tells = match["sign"] * active[:, match["feature"]]
-        gain, low, p = auroc_gain(tells, probes["outputs"], later[name], seed, shuffles)
+        tells, without = active[:, match["feature"]], without_feature(sae, match["feature"])
+        gain, low, p = auroc_gain(match["sign"] * tells, probes["outputs"], later[name], seed, shuffles)
         found[name] = {
             "feature": match["auroc"],
             **{bar: float(auroc(scores[:, None], later[name][:, None])[0, 0]) for bar, scores in probes.items()},
             "gain": gain,
             "gain_low": low,
             "p": p,
-            "played": play(without_feature(sae, match["feature"])),
+            "played": acting.earns(without),
+            **_moved(plain, acting.says(without).double().numpy(), tells > 0),
         }
     adjusted = holm({name: row["p"] for name, row in found.items()})
     return {name: {**row, "p_holm": adjusted[name]} for name, row in found.items()}
+
+
+def _moved(plain: Floats, without: Floats, fires: Bools) -> dict[str, float]:
+    """What holding a feature at zero does to outputs ``[n, A]``.
+
+    Returns:
+        ``fires``, the share of states where it is active; and over those states ``outputs_moved``, the mean change of
+        an output in standard deviations of the outputs, and ``choices_changed``, the share where another is highest.
+    """
+    if not fires.any():
+        return {"fires": 0.0, "outputs_moved": 0.0, "choices_changed": 0.0}
+    one, other = plain[fires], without[fires]
+    return {
+        "fires": float(fires.mean()),
+        "outputs_moved": float(np.abs(one - other).mean() / max(plain.std(), 1e-12)),
+        "choices_changed": float((one.argmax(axis=1) != other.argmax(axis=1)).mean()),
+    }
 
 
 def _said(outputs: Floats) -> Floats:

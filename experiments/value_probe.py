@@ -20,10 +20,11 @@ from torch import Tensor
 
 from agents.activations import Activations
 from agents.probes import FitConfig
-from agents.probes_data import OBSERVATION, layer_rows, layers_of, record_levels, shuffle_rewards
+from agents.probes_data import OBSERVATION, layer_rows, layers_of, opposite_views, record_levels, shuffle_rewards
 from agents.probes_losses import LossWeights
 from agents.probes_planning import action_chances, exact_world, policy_values
 from agents.recording import Recording, RolloutConfig, recompute
+from agents.worlds.tictactoe_duel import other_view, solved, states_of
 from agents.worlds.training import make_world, recipe_of, train_agent
 from experiments.rl_sae import ALGORITHMS
 from experiments.run_folder import read_json, write_json
@@ -32,6 +33,7 @@ from experiments.value_probe_scores import Study, Truth, references, score_layer
 
 _UNTRAINED = 1_000
 _LONGEST = 1_000
+_DUEL = "TicTacToeDuel-v0"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ValueProbeConfig:
     agents: tuple[str, ...] = ()
     """Folders of ``experiments.make_agents`` (``.../seed-0``) of one world, instead of training."""
     losses: tuple[str, ...] = ("td", "returns", "td+returns", "variance", "dominance", "variance+10*dominance")
-    """Weighted sums of ``td``, ``returns``, ``variance``, ``dominance`` and ``ccs``."""
+    """Weighted sums of ``td``, ``returns``, ``variance``, ``dominance`` and, in TicTacToeDuel-v0, ``ccs``."""
     noises: tuple[float, ...] = (0.25, 0.5, 1.0)
     """Chances of a random action in the noisier versions of the policy."""
     episodes: int = 200
@@ -126,9 +128,14 @@ def study_agent(cfg: ValueProbeConfig, agent: Agent, losses: dict[str, LossWeigh
     recording = _record(cfg, agent, layers, gamma)
     truth = _truth(agent, recording, gamma)
     fit = FitConfig(cfg.fit_steps, restarts=cfg.restarts, seed=agent.seed)
-    study = Study.of(recording, gamma, losses, fit, rows=cfg.rows, folds=cfg.folds, truth=truth)
+    opposite = _opposite(agent.env, agent.model, recording, layers)
+    study = Study.of(recording, gamma, losses, fit, rows=cfg.rows, folds=cfg.folds, truth=truth, opposite=opposite)
     fresh = train_agent(agent.env, agent.seed + _UNTRAINED, 0, agent.hidden, agent.env_kwargs)
-    other = with_other(study, _critic_of(recompute(fresh.policy, recording, layers), recording))
+    other = with_other(
+        study,
+        _critic_of(recompute(fresh.policy, recording, layers), recording),
+        _opposite(agent.env, fresh, recording, layers),
+    )
     shuffled = shuffle_rewards(recording, agent.seed, gamma)
     seen, unseen = (_of_states(one, layers, truth) for one in (agent.model, fresh))
     return {
@@ -136,9 +143,7 @@ def study_agent(cfg: ValueProbeConfig, agent: Agent, losses: dict[str, LossWeigh
         "steps": agent.model.num_timesteps,
         "gamma": gamma,
         "data": study.shown(),
-        "references": references(
-            study, None if truth is None else action_chances(agent.model.policy, len(truth.values))
-        ),
+        "references": references(study, _chances(agent, truth)),
         "probes": {
             "trained": {name: score_layer(study, name, seen.get(name)) for name in (*layers, OBSERVATION)},
             "untrained": {name: score_layer(other, name, unseen.get(name)) for name in layers},
@@ -162,7 +167,9 @@ def _load(folder: Path) -> Agent:
 def _record(cfg: ValueProbeConfig, agent: Agent, layers: tuple[str, ...], gamma: float) -> Recording:
     recipe = recipe_of(agent.env)
     kwargs = dict(agent.env_kwargs)
-    if exact_world(agent.env, gamma, **kwargs) is not None:  # exact values know of no time limit
+    if agent.env == _DUEL:  # a state is the player's who is to move, its opposite that of the one who waits
+        kwargs["waiting"] = False
+    elif exact_world(agent.env, gamma, **kwargs) is not None:  # exact values know of no time limit
         kwargs["max_episode_steps"] = _LONGEST
     envs = make_world(agent.env, recipe.lanes, recipe.reward_scale, **kwargs)
     rollout = RolloutConfig(cfg.episodes, agent.seed, deterministic=False, gamma=gamma)
@@ -170,10 +177,27 @@ def _record(cfg: ValueProbeConfig, agent: Agent, layers: tuple[str, ...], gamma:
 
 
 def _truth(agent: Agent, recording: Recording, gamma: float) -> Truth | None:
+    seen = recording.observations["obs"]
+    if agent.env == _DUEL:
+        views, values = solved()
+        return Truth(values, states_of(seen), views)
     world = exact_world(agent.env, gamma, **agent.env_kwargs)
     if world is None:
         return None
-    return Truth(world, policy_values(world, agent.model), recording.observations["obs"].argmax(axis=1))
+    every = np.eye(len(world.starts), dtype=np.float32)
+    return Truth(policy_values(world, agent.model), seen.argmax(axis=1), every, world)
+
+
+def _chances(agent: Agent, truth: Truth | None) -> Any:
+    """``[S, A]`` of the policy, where one can plan with them."""
+    if truth is None or truth.world is None:
+        return None
+    return action_chances(agent.model.policy, len(truth.values))
+
+
+def _opposite(env: str, model: BaseAlgorithm, recording: Recording, layers: tuple[str, ...]) -> Recording | None:
+    """The opponent's view of the recorded positions, in a game of two."""
+    return opposite_views(model.policy, recording, layers, other_view) if env == _DUEL else None
 
 
 def _critic_of(recording: Recording, trained: Recording) -> Recording:
@@ -187,7 +211,7 @@ def _of_states(model: BaseAlgorithm, layers: tuple[str, ...], truth: Truth | Non
     """``[S, D]`` by layer, the observations themselves among them."""
     if truth is None:
         return {}
-    every = {"obs": np.eye(len(truth.values), dtype=np.float32)}
+    every = {"obs": truth.observations}
     acts, _ = Activations(model.policy, layers)(every)
     plain = Recording(acts, every, {})
     return {name: layer_rows(plain, name) for name in (*layers, OBSERVATION)}

@@ -59,7 +59,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     for source, words in SOURCES.items():
         parts.append(f"## {words[0].upper()}{words[1:]}")
         for column, title in _columns(exact):
-            if column.startswith("unseen") and source == "shuffled":
+            if not _has(summary["probes"][source], column):
                 continue
             parts += [f"{title}:", _grid(summary["probes"][source], column)]
     return "\n\n".join(parts) + "\n"
@@ -124,6 +124,10 @@ def _columns(exact: bool) -> list[tuple[str, str]]:
         ("critic_spearman", "Spearman against the critic"),
     ]
     return [*(tabular if exact else []), *others]
+
+
+def _has(table: Mapping[str, Any], column: str) -> bool:
+    return any(column in row for losses in table.values() for row in losses.values())
 
 
 def _references(table: Mapping[str, Any], exact: bool) -> str:

@@ -26,14 +26,16 @@ class Truth:
     """What is known exactly of a small world.
 
     Attributes:
-        world: its table.
-        values: ``[S]`` of the policy.
+        values: ``[S]`` of the policy; in a game of two, minimax values for the player to move.
         states: ``[N]`` state of each recorded row.
+        observations: ``[S, ...]`` how each state looks.
+        world: its table, for planning; None where there is none.
     """
 
-    world: ExactWorld
     values: Floats
     states: npt.NDArray[np.int64]
+    observations: npt.NDArray[np.float32]
+    world: ExactWorld | None = None
 
     @property
     def visited(self) -> npt.NDArray[np.int64]:
@@ -55,6 +57,7 @@ class Study:
         rows: at most this many are fitted to.
         folds: into which states are dealt, so that each is judged by a probe that has not seen it.
         truth: of a world with exact values.
+        opposite: row by row the same positions as the opponent sees them, in a game of two.
     """
 
     recording: Recording
@@ -66,6 +69,7 @@ class Study:
     rows: int
     folds: int
     truth: Truth | None
+    opposite: Recording | None = None
 
     @classmethod
     def of(
@@ -89,6 +93,8 @@ class Study:
         scale = Scale.of(torch.from_numpy(lesson.steps["return"][own]))
         rows = draw_rows(lesson, allowed, self.rows, self.fit.seed)
         data = transitions(lesson, layer, self.gamma, allowed, rows)
+        if self.opposite is not None:
+            data = replace(data, opposite=layer_rows(self.opposite, layer)[rows])
         probes = fit_probes(data, self.losses, self.gamma, scale, self.fit)
         acts = layer_rows(self.recording, layer)
         returns = self.recording.steps["return"]
@@ -178,9 +184,9 @@ def score_layer(
         taught: the same steps with other rewards.
 
     Returns:
-        By loss: the scores of :func:`judge`; and with exact values ``planned``, what planning one step ahead with the
-        probe earns, and (with the true rewards) ``unseen_r2``, ``unseen_spearman`` over visited states, each judged by
-        a probe that learnt from no visit to it.
+        By loss: the scores of :func:`judge`; with a table ``planned``, what planning one step ahead with the probe
+        earns; and with exact values and the true rewards ``unseen_r2``, ``unseen_spearman`` over visited states, each
+        judged by a probe that learnt from no visit to it.
     """
     probed = study.probes(layer, taught=taught)
     found = {name: {**judge(study, one.values, one.line), "loss": one.probe.loss} for name, one in probed.items()}
@@ -188,6 +194,8 @@ def score_layer(
         return found
     truth = study.truth
     for name, one in probed.items():
+        if truth.world is None:
+            break
         found[name]["planned"] = truth.world.planned(one.line(one.probe(of_states).double().numpy()))
     if taught is not None:
         return found
@@ -220,11 +228,13 @@ def references(study: Study, chances: Floats | None) -> dict[str, dict[str, floa
     returns, own = study.recording.steps["return"], study.learn & study.known
     critic = study.recording.steps["value"].astype(np.float64)
     found = {"critic": judge(study, critic, Line.fit(critic[own], returns[own]))}
-    if study.truth is None or chances is None:
+    if study.truth is None:
         return found
     truth, world = study.truth, study.truth.world
-    exact = truth.values[truth.states]
-    found["exact value"] = {**judge(study, exact, Line(1.0, 0.0)), "planned": world.planned(truth.values)}
+    found["exact value"] = judge(study, truth.values[truth.states], Line(1.0, 0.0))
+    if world is None or chances is None:
+        return found
+    found["exact value"]["planned"] = world.planned(truth.values)
     # A constant avoids every end that gives less: what a value adds to planning is what it earns beyond this.
     found["constant value"] = {"planned": world.planned(np.full(len(truth.values), returns[own].mean()))}
     found["policy"] = {"planned": world.earned(chances)}
@@ -247,6 +257,6 @@ def spearman(predicted: Floats, truth: Floats) -> float:
     return float(stats.spearmanr(predicted, truth).statistic) if np.ptp(predicted) > 1e-9 else 0.0
 
 
-def with_other(study: Study, recording: Recording) -> Study:
+def with_other(study: Study, recording: Recording, opposite: Recording | None = None) -> Study:
     """The same split with the activations of another network at the same steps."""
-    return replace(study, recording=recording)
+    return replace(study, recording=recording, opposite=opposite)

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from stable_baselines3 import DQN
 from torch import Tensor, nn
 
@@ -29,11 +30,14 @@ from agents.rl_sae import (
     split_rows,
     without_feature,
 )
+from agents.worlds.king_rook_king import observations
+from agents.worlds.king_rook_rules import to_position
 from agents.worlds.training import train_agent
+from experiments.feature_cards import chosen_states, draw_board
 from experiments.make_agents import AgentsConfig
 from experiments.make_agents import main as make_agents
 from experiments.rl_sae import RLSAEConfig, choose, main
-from experiments.rl_sae_scores import score_columns, split_states
+from experiments.rl_sae_scores import SPREADS, Acting, look_closely, over_seeds, score_columns, split_states
 
 RNG = np.random.default_rng(0)
 
@@ -188,13 +192,17 @@ def cart_pole() -> DQN:
 
 
 class Pairs(nn.Module):
-    """An SAE by hand: a feature for the positive and one for the negative part of each of six numbers."""
+    """An SAE by hand: a feature for the positive and one for the negative part of each number."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.width = width
 
     def encode(self, acts: Tensor) -> Tensor:
         return torch.cat([acts.relu(), (-acts).relu()], dim=-1)
 
     def decode(self, features: Tensor) -> Tensor:
-        return features[..., :6] - features[..., 6:]
+        return features[..., : self.width] - features[..., self.width :]
 
     def forward(self, acts: Tensor) -> Tensor:
         return self.decode(self.encode(acts))
@@ -230,7 +238,7 @@ def test_another_policy_on_the_same_steps() -> None:
 
 def test_the_sparsest_sae_that_keeps_the_return_is_chosen() -> None:
     def row(l0: float, earned: float) -> dict[str, Any]:
-        return {"l0": l0, "play": {"return": earned}}
+        return {"over_seeds": {"l0": {"mean": l0}, "return": {"mean": earned}}}
 
     saes = {"thin": row(5, 80.0), "middle": row(10, 96.0), "thick": row(40, 100.0)}
     result: dict[str, Any] = {"plain": {"return": 100.0}, "saes": saes}
@@ -239,6 +247,50 @@ def test_the_sparsest_sae_that_keeps_the_return_is_chosen() -> None:
     assert choose(result, 1.01) == "thick"
     bad: dict[str, Any] = {"plain": {"return": -10.0}, "saes": {"a": row(5, -12.0), "b": row(9, -10.0)}}
     assert choose(bad, 0.95) == "b"
+
+
+def test_spreads_are_over_the_seeds_and_details_of_the_first() -> None:
+    def row(l0: float, earned: float) -> dict[str, Any]:
+        return dict.fromkeys(SPREADS, 1.0) | {"l0": l0, "play": {"return": earned}, "predicates": {"of": l0}}
+
+    found = over_seeds({7: row(4, 90.0), 3: row(6, 70.0)})
+    assert found["over_seeds"]["l0"] == {"mean": 5.0, "std": 1.0, "n": 2}
+    assert found["over_seeds"]["return"] == {"mean": 80.0, "std": 10.0, "n": 2}
+    assert (found["predicates"], found["l0"]) == ({"of": 4}, 4)
+
+
+def test_what_a_feature_does_to_the_outputs_is_told_where_it_fires() -> None:
+    """Three numbers are put out as they are; feature 1 is the positive part of the second."""
+    obs = RNG.normal(size=(400, 3))
+    states = split_states(recording(obs, np.arange(400) // 10, high=obs[:, 1] > 0.3), "layer", "out", 0)
+    sae = Pairs(3)
+    acts = states.acts(states.test)
+    acting = Acting(lambda replace: {"return": 0.0}, lambda replace: replace(acts))
+    scored = {"high": {"feature": 1, "sign": 1, "auroc": 1.0}}
+    found = look_closely(sae, states, scored, acting, seed=0, shuffles=20)["high"]
+    own = acts[acts[:, 1] > 0].numpy()
+    assert found["fires"] == pytest.approx(len(own) / len(acts))
+    assert found["outputs_moved"] == pytest.approx(own[:, 1].mean() / 3 / acts.numpy().std(), rel=1e-4)
+    without = own * [1, 0, 1]
+    assert found["choices_changed"] == pytest.approx((own.argmax(1) != without.argmax(1)).mean())
+
+
+def test_cards_show_the_top_and_what_is_below_it() -> None:
+    values = np.zeros(200)
+    values[50:150] = np.arange(1, 101)
+    rows, ranks = chosen_states(values)
+    assert values[rows].tolist() == [100, 99, 98, 97, 96, 75, 50, 11]
+    assert ranks[4:6] == ("top 5", "percentile 75")
+    few, ranks = chosen_states(np.array([0.0, 2.0, 1.0]))
+    assert (few.tolist(), ranks) == ([1, 2], ("top 1", "top 2"))
+    assert chosen_states(np.zeros(3))[0].tolist() == []
+
+
+def test_a_board_is_drawn_as_it_stands() -> None:
+    axes = Figure().subplots()
+    draw_board(axes, observations(to_position(rook=0, white_king=7, black_king=24)))
+    pieces = {text.get_text(): text.get_position() for text in axes.texts}
+    assert pieces == {"\u2656": (0, 0), "\u2654": (2, 1), "\u265a": (4, 4)}  # (column, row)
 
 
 def test_the_whole_study_of_a_tiny_agent(tmp_path: Path) -> None:
@@ -251,8 +303,10 @@ def test_the_whole_study_of_a_tiny_agent(tmp_path: Path) -> None:
         widths=(24,),
         ks=(2, 6),
         penalties=(1.0,),
+        jumprelu_ks=(),
         samples=300_000,
         shuffles=30,
+        cards=3,
     )
     result = main(cfg)
     assert set(result["saes"]) == {"topk-24-k2", "topk-24-k6", "l1-24-1"}
@@ -263,12 +317,33 @@ def test_the_whole_study_of_a_tiny_agent(tmp_path: Path) -> None:
     assert all(row["shuffled_features"] == 0 for row in result["columns"].values())
     assert result["close"].keys() == result["saes"][result["chosen"]]["predicates"].keys()
     assert all(0.5 < row["observation"] <= 1 for name, row in result["close"].items() if "on_edge" in name)
+    assert all(0 <= row["choices_changed"] <= 1 for row in result["close"].values())
+    assert any(row["outputs_moved"] > 0 for row in result["close"].values())
     assert json.loads((cfg.out / "rl_sae.json").read_text())["chosen"] == result["chosen"]
     text = (cfg.out / "rl_sae.md").read_text()
     assert "| topk-24-k2 |" in text
+    assert "seeds of the SAE" not in text
     assert "| mate_in_one |" in text or "mate_in_one" not in result["close"]
+    assert (cfg.out / "cards.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(FileExistsError, match="study exists"):
         main(cfg)
+    with pytest.raises(ValueError, match="sae_seeds must name at least one"):
+        main(RLSAEConfig(tmp_path / "other", sae_seeds=()))
+
+
+def test_every_sae_is_trained_with_every_seed(tmp_path: Path) -> None:
+    make_agents(AgentsConfig(tmp_path / "agent", steps=0, hidden=(16, 12)))
+    agent = str(tmp_path / "agent" / "seed-0")
+    settings: dict[str, Any] = {"widths": (24,), "ks": (3,), "penalties": (), "jumprelu_ks": (4,), "sae_seeds": (5, 1)}
+    settings |= {"episodes": 60, "epsilon": 1.0, "samples": 20_480, "shuffles": 10}
+    result = main(RLSAEConfig(tmp_path / "study", agent, **settings))
+    assert set(result["saes"]) == {"topk-24-k3", "jumprelu-24-k4"}
+    for row in result["saes"].values():
+        spread = row["over_seeds"]["explained_variance"]
+        assert spread["n"] == 2
+        assert spread["std"] > 0
+        assert abs(row["explained_variance"] - spread["mean"]) == pytest.approx(spread["std"])
+    assert "over 2 seeds of the SAE" in (tmp_path / "study" / "rl_sae.md").read_text()
 
 
 def test_worlds_without_predicates_are_named(tmp_path: Path) -> None:
