@@ -359,6 +359,7 @@ def test_all_views_open_without_errors_requests_or_foreign_scripts(opened):
         open_view(opened, view)
     every(opened, ".feature")[0].click()
     assert EVIL in one(opened, ".more-of").text
+    assert "content 75%, function 25%" in one(opened, ".more-of").text
     one(opened, "#tab-episodes").click()
     assert EVIL in one(opened, ".token").text
     assert opened.execute_script("return window.ran") is None

@@ -3,12 +3,12 @@
 const COLUMNS = [ // title, what it sorts by, what it shows, only on wide screens
   ["feature", (row) => row.feature, (row) => row.feature],
   ["label", (row) => row.label ?? "", (row) => row.label ?? "–"],
-  ["kind", (row) => row.kind ?? "", (row) => row.kind ?? "–", true],
   ["tokens", (row) => row.tokens, (row) => row.tokens],
   ["episodes", (row) => row.episodes, (row) => row.episodes, true],
   ["effect", (row) => row.effect, (row) => number(row.effect)],
   ["causal rank", (row) => row.causal_rank, (row) => row.causal_rank ?? "–"],
   ["correlation rank", (row) => row.correlation_rank, (row) => row.correlation_rank ?? "–", true],
+  ["kind", (row) => row.kind ?? "", (row) => row.kind ?? "–", true],
   ["promoted", (row) => (row.promoted ?? []).join(""), (row) => pieces(row.promoted, 5), true],
 ];
 const RISING = new Set(["feature", "label", "kind", "causal rank", "correlation rank", "promoted"]);
