@@ -1,7 +1,8 @@
 """What does a steering policy itself represent? ``python -m experiments.controller --run runs/first`` (tic-tac-toe).
 
 The policy only reads the language model's residual, so the bar for each of its layers is what can be read off that
-residual by the same linear probe, and off an untrained policy. Writes ``controller.json``, ``.md`` and ``.png``.
+residual by the same linear probe, and off an untrained policy. No probe has seen the positions it is tested on; the
+policy may have, in training. Writes ``controller.json``, ``.md`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class ControllerConfig:
     """Games of the policy, and of each noisier version."""
     noises: tuple[float, ...] = (0.25, 0.5, 1.0)
     """Chances of a random action in the noisier versions, so that more than the policy's own lines are seen."""
+    blunder: float | None = None
+    """Chance that the teacher moves at random, instead of the run's: more positions, those that are won among them."""
     losses: tuple[str, ...] = ("td", "returns", "variance+10*dominance")
     """Of the value probes: see ``experiments.value_probe``."""
     rows: int = 4_000
@@ -107,7 +110,7 @@ def main(cfg: ControllerConfig) -> dict[str, Any]:
 
 def play(cfg: ControllerConfig, run: RunFolder) -> tuple[ControllerStates, BaseAlgorithm]:
     """Record the run's agent over its own environments."""
-    envs = make_envs(run.config, cfg.split, cfg.num_envs, compare=True)
+    envs = make_envs(run.config, cfg.split, cfg.num_envs, compare=True, **other_teacher(run.config, cfg.blunder))
     require_same_steering(run.config, envs, cfg.run)
     model, mask = load_trained(run, envs)
     assert isinstance(model, (PPO, A2C))
@@ -116,6 +119,16 @@ def play(cfg: ControllerConfig, run: RunFolder) -> tuple[ControllerStates, BaseA
     fresh = fresh_agent({**run.config, "seed": run.config["seed"] + _UNTRAINED}, envs, SB3VecEnv(envs, mask))
     rollout = RolloutConfig(cfg.episodes, cfg.seed, deterministic=False, gamma=model.gamma)
     return record_controller((model, fresh), overhear(envs, mask), rollout, cfg.noises), model
+
+
+def other_teacher(config: Mapping[str, Any], blunder: float | None) -> dict[str, Any]:
+    """What makes the run's environments ones with a teacher who blunders, the agent's pushes as they were."""
+    if blunder is None:
+        return {}
+    # In units of the norm a push would change with the games in which that norm is measured.
+    recorded = config.get("steering", {})
+    push = {"coefficient": recorded["coefficient"], "coefficient_unit": "residual"} if recorded else {}
+    return {"opponent": "optimal", "epsilon": blunder, **push}
 
 
 def last_hidden(layers: tuple[str, ...]) -> tuple[str, str]:

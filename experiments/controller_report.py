@@ -23,7 +23,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         f"{result['env']}, {result['algo']}. {states['steps']:,} steps of the policy and of noisier versions "
         f"({', '.join(f'{noise:.0%}' for noise in result['config']['noises'])} random actions) on split "
         f"{result['config']['split']}; {states['train']} states to learn from and {states['test']} to test on, each "
-        "once, split by position: no position that was learnt from, turned or mirrored, is tested.",
+        "once, split by position: no position that was learnt from, turned or mirrored, is tested (the policy "
+        "itself may have met it in training).",
         summary(result),
         "## Linear probes\nAUROC on held-out positions. *Residual*: what the policy reads. *Shuffled*: the actor's "
         "last hidden layer, taught with the facts dealt anew (mean of twenty, 95th percentile). *Holds*: share of the "
@@ -82,7 +83,7 @@ def controller_plot(axes: Axes, theme: Theme, result: Mapping[str, Any]) -> None
     probes, layers = result["probes"], result["layers"]
     told = {
         "residual": (probes[OBSERVATION], "s", theme.grey),
-        "untrained": (probes["untrained"][layers["actor"]], "x", theme.grey),
+        "untrained actor": (probes["untrained"][layers["actor"]], "x", theme.grey),
         "actor": (probes["trained"][layers["actor"]], "o", theme.blue),
         "critic": (probes["trained"][layers["critic"]], "D", theme.green),
     }
@@ -92,7 +93,7 @@ def controller_plot(axes: Axes, theme: Theme, result: Mapping[str, Any]) -> None
     axes.axvline(0.5, color=theme.grey, linestyle=":", linewidth=1)
     axes.set_yticks(range(len(facts)), list(map(_words, facts)), fontsize=8)
     axes.set(xlabel="AUROC of a linear probe, held-out positions", xlim=(min(0.45, axes.get_xlim()[0]), 1.01))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, columnspacing=1)
 
 
 def _probe_table(result: Mapping[str, Any]) -> str:

@@ -100,8 +100,8 @@ def draw_cards(cards: list[Card], env: str, path: Path) -> None:
     draw = DRAWINGS.get(env, draw_numbers)
     across = max(len(card.ranks) for card in cards)
     with mpl.rc_context({"font.size": 8, "text.parse_math": False}):
-        figure = Figure(figsize=(2.6 + 1.15 * across, 1.62 * len(cards) + 0.4), layout="constrained")
-        grid = figure.subplots(len(cards), 1 + across, squeeze=False, width_ratios=[2.3, *[1.0] * across])
+        figure = Figure(figsize=(2.9 + 1.15 * across, 1.5 * len(cards) + 0.4), layout="constrained")
+        grid = figure.subplots(len(cards), 1 + across, squeeze=False, width_ratios=[2.6, *[1.0] * across])
         for row, card in zip(grid, cards, strict=True):
             _draw_words(row[0], card)
             for place, axes in enumerate(row[1:]):
@@ -109,7 +109,7 @@ def draw_cards(cards: list[Card], env: str, path: Path) -> None:
                     _draw_state(axes, card, place, draw)
                 else:
                     axes.set_axis_off()
-        figure.suptitle("Green: the predicate holds in the state. Red: it does not.", fontsize=9)
+        figure.suptitle("Held-out states by activation. Green: the predicate holds. Red: it does not.", fontsize=9)
         figure.savefig(path, dpi=150)
 
 
@@ -132,13 +132,13 @@ DRAWINGS: dict[str, Callable[[Axes, npt.NDArray[Any]], None]] = {"KingRookKing-v
 
 
 def _lines(name: str, match: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, ...]:
-    row = result["close"][name]
+    row, whole = result["close"][name], result["saes"][result["chosen"]]["play"]
     return (
         f"feature {match['feature']}" + ("" if match["sign"] > 0 else ": fires where it is NOT so"),
         f"AUROC {match['auroc']:.3f}, F1 {match['f1']:.2f}, fires in {row['fires']:.1%}",
         f"linear probes: outputs {row['outputs']:.3f}, observation {row['observation']:.3f}",
-        f"as it is: {earned(result['plain'])}",
-        f"without: {earned(row['played'])}",
+        f"the SAE in place: {earned(whole)}",
+        f"without this feature: {earned(row['played'])}",
         f"where it fires, {row['choices_changed']:.0%} of choices change",
     )
 

@@ -196,6 +196,7 @@ def test_the_study_of_a_small_run(run: Path) -> None:
         samples=4_096,
         shuffles=20,
         num_envs=8,
+        blunder=0.5,
     )
     result = main(cfg)
     assert result["layers"]["actor"] == "mlp_extractor.policy_net.3"
