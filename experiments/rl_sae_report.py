@@ -19,7 +19,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         "*Told*: predicates whose best column, chosen on one half, reaches 0.9 on the other." + _over_seeds(result),
         _table(
             ["SAE", "explained", "L0", "dead", *_earnings(result["plain"]), "kept", *_SCORES],
-            [_sae(*item, result) for item in result["saes"].items()],
+            [_sae(name, row, result) for name, row in result["saes"].items()],
         ),
         "What cruder stand-ins earn:",
         _table(["in place of the activation", "earns"], [[n, earned(r)] for n, r in result["substitutions"].items()]),
