@@ -178,23 +178,29 @@ def best_threshold(scores: Floats, truth: Bools) -> float:
     return float(max(candidates, key=lambda bar: f1(scores > bar, truth)))
 
 
-def linear_probe(train: Floats, truth: npt.NDArray[Any], test: Floats) -> Floats:
+def linear_probe(train: Floats, truth: npt.NDArray[Any], test: Floats, ridge: float = _RIDGE) -> Floats:
     """``[N']`` scores of a ridge regression of a predicate, inputs standardised: what can be read off linearly.
 
     Args:
         train: ``[N, D]`` with ``truth [N]``, booleans or numbers, of which the scores are less the mean.
         test: ``[N', D]``.
+        ridge: weight of the squared coefficients against the mean squared error.
     """
     mean, spread = train.mean(axis=0), train.std(axis=0)
     spread = np.where(spread > 1e-12, spread, 1.0)
     inputs, target = (train - mean) / spread, truth - truth.mean()
-    system = inputs.T @ inputs + _RIDGE * len(inputs) * np.eye(inputs.shape[1])
+    system = inputs.T @ inputs + ridge * len(inputs) * np.eye(inputs.shape[1])
     scores: Floats = (test - mean) / spread @ np.linalg.solve(system, inputs.T @ target)
     return scores
 
 
 def auroc_gain(
-    scores: Floats, bar: Floats, truth: Bools, seed: int, resamples: int = 1000
+    scores: Floats,
+    bar: Floats,
+    truth: Bools,
+    seed: int,
+    resamples: int = 1000,
+    groups: npt.NDArray[Any] | None = None,
 ) -> tuple[float, float, float]:
     """How much better ``scores`` tell a truth than ``bar`` does on the same states.
 
@@ -204,15 +210,19 @@ def auroc_gain(
         truth: ``[N]``.
         seed: of the bootstrap over states.
         resamples: of the bootstrap.
+        groups: ``[N]`` what is resampled as a whole, such as the position that several states are orders of; by default
+            each state.
 
     Returns:
         The difference of AUROCs, and its one-sided 95 % lower bound and p-value that there is none.
     """
     rng = np.random.default_rng(seed)
     both = np.stack([scores, bar], axis=1)
+    names, which = np.unique(np.arange(len(truth)) if groups is None else groups, return_inverse=True)
+    members = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
     gains = []
     for _ in range(resamples):
-        rows = rng.integers(len(truth), size=len(truth))
+        rows = np.concatenate([members[group] for group in rng.integers(len(names), size=len(names))])
         values = auroc(both[rows], truth[rows, None])[:, 0]
         gains.append(values[0] - values[1])
     known = np.array(gains)[np.isfinite(gains)]

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from stable_baselines3 import A2C, PPO
@@ -57,7 +58,7 @@ class ControllerConfig:
     """Active features of it."""
     samples: int = 300_000
     """Activations that it sees."""
-    shuffles: int = 1_000
+    shuffles: int = 2_000
     """Of the permutation tests and bootstraps."""
     seed: int = 0
     """Of play, split, SAE and tests."""
@@ -158,6 +159,9 @@ def sizes(states: ControllerStates) -> Mapping[str, Any]:
         "steps": len(states.recording),
         "train": len(states.train),
         "test": len(test),
+        "positions": {
+            side: len(np.unique(states.position[rows])) for side, rows in (("train", states.train), ("test", test))
+        },
         "facts": {name: float(held[test].mean()) for name, held in states.facts.items()},
     }
 

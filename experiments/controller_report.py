@@ -22,16 +22,16 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         f"# What the controller of {result['run']} represents",
         f"{result['env']}, {result['algo']}. {states['steps']:,} steps of the policy and of noisier versions "
         f"({', '.join(f'{noise:.0%}' for noise in result['config']['noises'])} random actions) on split "
-        f"{result['config']['split']}; {states['train']} states to learn from and {states['test']} to test on, each "
-        "once, split by position: no position that was learnt from, turned or mirrored, is tested (the policy "
-        "itself may have met it in training).",
+        f"{result['config']['split']}; {states['train']} states of {states['positions']['train']} positions to learn "
+        f"from and {states['test']} of {states['positions']['test']} to test on, each once: no position that was "
+        "learnt from, turned or mirrored, is tested (the policy itself may have met it in training).",
         summary(result),
         "## Linear probes\nAUROC on held-out positions. *Residual*: what the policy reads. *Shuffled*: the actor's "
         "last hidden layer, taught with the facts dealt anew (mean of twenty, 95th percentile). *Holds*: share of the "
         "tested states.",
         _probe_table(result),
         "## Beyond what is read\nGain of the policy's last hidden layers over the same probe on the residual, and "
-        "over the same layer of an untrained policy; one-sided 95 % bound, p after Holm.",
+        "over the same layer of an untrained policy; one-sided 95 % bound (positions resampled), p after Holm.",
         _gain_table(result),
         "## Numbers\nR2 of linear probes on held-out positions.",
         _number_table(result["numbers"]),

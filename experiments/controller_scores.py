@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from agents.probes import FitConfig
@@ -14,20 +15,23 @@ from agents.probes_data import OBSERVATION, known_returns
 from agents.probes_losses import LossWeights
 from agents.recording import Recording
 from agents.rl_sae import Bools, Floats, auroc, auroc_gain, linear_probe
-from experiments.controller_states import ControllerStates, columns_of
+from experiments.controller_states import ControllerStates, Rows, columns_of
 from experiments.rl_sae_scores import States, score_columns
 from experiments.sae_training import SAEConfig, sae_quality, train_sae
 from experiments.statistics import holm
 from experiments.value_probe_scores import Study, judge, r2, spearman
 
 BARS = (OBSERVATION, "untrained")
-_DEALT = 20
+RIDGES = (0.01, 0.1, 1.0, 10.0)
+_DEALT, _FOLDS = 20, 3
 
 
 def probe_scores(
     states: ControllerStates, layers: Sequence[str], compared: Sequence[str], seed: int, shuffles: int
 ) -> dict[str, Any]:
     """AUROC of linear probes of every fact, learnt on one half of the positions and measured on the other.
+
+    The ridge of each probe is chosen by :func:`best_ridge`: a bar must not be low because its probe fits too much.
 
     Args:
         states: as recorded.
@@ -56,7 +60,7 @@ def probe_scores(
     for bar in BARS:
         others = {layer: scored[OBSERVATION] if bar == OBSERVATION else fresh[layer] for layer in compared}
         pairs = {(layer, name): (scored[layer][name], others[layer][name]) for layer in compared for name in facts}
-        found = _gains(pairs, truths, seed, shuffles)
+        found = _gains(pairs, truths, states.position[test], seed, shuffles)
         for layer in compared:
             gains[layer][bar] = {name: found[layer, name] for name in facts}
     return {
@@ -70,12 +74,16 @@ def probe_scores(
 
 
 def _gains(
-    pairs: Mapping[tuple[str, str], tuple[Floats, Floats]], truths: Mapping[str, Bools], seed: int, shuffles: int
+    pairs: Mapping[tuple[str, str], tuple[Floats, Floats]],
+    truths: Mapping[str, Bools],
+    positions: Rows,
+    seed: int,
+    shuffles: int,
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """By layer and fact the gain of the first scores over the second; Holm's correction over all of them."""
+    """By layer and fact the gain of the first scores over the second; positions are resampled, p corrected over all."""
     found = {}
     for key, (scores, bar) in pairs.items():
-        gain, low, p = auroc_gain(scores, bar, truths[key[1]], seed, shuffles)
+        gain, low, p = auroc_gain(scores, bar, truths[key[1]], seed, shuffles, positions)
         found[key] = {"gain": gain, "low": low, "p": p}
     adjusted = holm({" ".join(key): row["p"] for key, row in found.items()})
     return {key: {**row, "p_holm": adjusted[" ".join(key)]} for key, row in found.items()}
@@ -89,15 +97,38 @@ def _shuffled(
     One such direction may lie along something by luck, either way: ``mean`` and 95th percentile, ``high``, of twenty.
     """
     rng = np.random.default_rng(seed)
+    learn, later = _sides(states, states.recording, layer)
+    positions = states.position[states.train]
     found = {}
     for name, held in facts.items():
-        areas = []
-        for _ in range(_DEALT):
-            dealt = held.copy()
-            dealt[states.train] = rng.permutation(held[states.train])
-            areas.append(_area(_tell(states, states.recording, layer, {name: dealt})[name], held[states.test]))
+        own = held[states.train]
+        ridge = best_ridge(learn, own, positions)
+        told = (linear_probe(learn, rng.permutation(own), later, ridge) for _ in range(_DEALT))
+        areas = [_area(scores, held[states.test]) for scores in told]
         found[name] = {"mean": float(np.mean(areas)), "high": float(np.quantile(areas, 0.95))}
     return found
+
+
+def best_ridge(columns: Floats, truth: npt.NDArray[Any], positions: Rows) -> float:
+    """The one of ``RIDGES`` that tells best in positions left out, three parts in turn.
+
+    Args:
+        columns: ``[n, D]``.
+        truth: ``[n]`` booleans, told by AUROC, or numbers, by R2.
+        positions: ``[n]`` of each row; one is never on both sides.
+    """
+    names, which = np.unique(positions, return_inverse=True)
+    fold = (np.random.default_rng(0).permutation(len(names)) % _FOLDS)[which.reshape(-1)]
+
+    def score(ridge: float) -> float:
+        told = np.zeros(len(truth))
+        for part in range(_FOLDS):
+            out = fold == part
+            told[out] = linear_probe(columns[~out], truth[~out], columns[out], ridge) + truth[~out].mean()
+        value = _area(told, truth) if truth.dtype == bool else r2(told, truth)
+        return value if np.isfinite(value) else 0.0
+
+    return max(RIDGES, key=score)
 
 
 def number_scores(states: ControllerStates, layers: Sequence[str]) -> dict[str, Any]:
@@ -111,8 +142,9 @@ def number_scores(states: ControllerStates, layers: Sequence[str]) -> dict[str, 
     for number, truth in numbers.items():
         found[number] = {}
         for source, (recording, layer) in sources.items():
-            learn, later = (columns_of(recording, layer, rows).double().numpy() for rows in (train, test))
-            predicted = linear_probe(learn, truth[train], later) + truth[train].mean()
+            learn, later = _sides(states, recording, layer)
+            ridge = best_ridge(learn, truth[train], states.position[train])
+            predicted = linear_probe(learn, truth[train], later, ridge) + truth[train].mean()
             found[number][source] = r2(predicted, truth[test])
     critic = states.recording.steps["value"].astype(np.float64)[test]
     found["critic_spearman"] = {number: spearman(critic, truth[test]) for number, truth in numbers.items()}
@@ -165,8 +197,18 @@ def feature_scores(states: ControllerStates, layer: str, sae: SAEConfig, seed: i
 
 def _tell(states: ControllerStates, recording: Recording, layer: str, facts: Mapping[str, Bools]) -> dict[str, Floats]:
     """By fact, a linear probe's scores of the tested states."""
+    learn, later = _sides(states, recording, layer)
+    train, positions = states.train, states.position[states.train]
+    return {
+        name: linear_probe(learn, held[train], later, best_ridge(learn, held[train], positions))
+        for name, held in facts.items()
+    }
+
+
+def _sides(states: ControllerStates, recording: Recording, layer: str) -> tuple[Floats, Floats]:
+    """A layer in the states to learn from, and in the others."""
     learn, later = (columns_of(recording, layer, rows).double().numpy() for rows in (states.train, states.test))
-    return {name: linear_probe(learn, held[states.train], later) for name, held in facts.items()}
+    return learn, later
 
 
 def _area(scores: Floats, truth: Bools) -> float:

@@ -64,8 +64,9 @@ class ControllerStates:
             the observations are what its networks read, without a mask.
         untrained: the same steps as a fresh policy computes them.
         rows: ``[n]`` rows that hold each state (the moves of a game so far) once.
-        learn: ``[N]`` whether the row's position is one to learn from. All orders of moves that lead to one position,
-            and to its mirror images and turns, are on the same side.
+        position: ``[N]`` number of the row's position; all orders of moves that lead to one, and its mirror images and
+            turns, have the same.
+        learn: ``[N]`` whether the position is one to learn from.
         facts: ``[N]`` each, what is true of the state.
         value: ``[N]`` minimax value for the player to move: 1, 0 or -1.
         marks: ``[N]`` marks on the board.
@@ -74,6 +75,7 @@ class ControllerStates:
     recording: Recording
     untrained: Recording
     rows: Rows
+    position: Rows
     learn: npt.NDArray[np.bool_]
     facts: Mapping[str, npt.NDArray[np.bool_]]
     value: npt.NDArray[np.int64]
@@ -127,8 +129,9 @@ def record_controller(
         recording.steps[PREDICATE + name] = held
     value = np.array([value_to_mover(board) for board in boards])[which]
     marks = np.array([len(text) for text in kinds.tolist()])[which]
-    learn = _split([canonical(board) for board in boards], rollout.seed)[which]
-    return ControllerStates(recording, other, np.sort(first), learn, facts, value, marks)
+    position = np.unique([canonical(board) for board in boards], axis=0, return_inverse=True)[1].reshape(-1)
+    learn = _half(position.max() + 1, rollout.seed)[position]
+    return ControllerStates(recording, other, np.sort(first), position[which], learn[which], facts, value, marks)
 
 
 def columns_of(recording: Recording, layer: str, rows: Rows) -> Tensor:
@@ -146,12 +149,9 @@ def canonical(board: Sequence[int]) -> tuple[int, ...]:
     return min(tuple(int(cell) for cell in one.ravel()) for one in turned)
 
 
-def _split(positions: Sequence[tuple[int, ...]], seed: int) -> npt.NDArray[np.bool_]:
-    """Half of the different positions, drawn, to learn from."""
-    names = sorted(set(positions))
-    chosen = np.random.default_rng(seed).permutation(len(names))[: (len(names) + 1) // 2]
-    kept = {names[place] for place in chosen.tolist()}
-    return np.array([position in kept for position in positions])
+def _half(count: int, seed: int) -> npt.NDArray[np.bool_]:
+    """``[count]``, half of them True, drawn."""
+    return np.isin(np.arange(count), np.random.default_rng(seed).permutation(count)[: (count + 1) // 2])
 
 
 def _unsteered(boards: Sequence[Any], said: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:

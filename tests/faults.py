@@ -896,6 +896,13 @@ FAULTS = [
         "test_controller.py::test_what_is_computed_is_told_from_what_is_read",
     ),
     Fault(
+        "orders of one position count as evidence each",
+        "agents/rl_sae.py",
+        "np.arange(len(truth)) if groups is None else groups",
+        "np.arange(len(truth))",
+        "test_rl_sae.py::test_copies_of_a_state_are_no_evidence",
+    ),
+    Fault(
         "both players are to move",
         "agents/worlds/tictactoe_duel.py",
         "return np.concatenate([other, own, 1 - turn], axis=-1)",

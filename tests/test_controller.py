@@ -17,7 +17,7 @@ from agents.worlds.tictactoe_facts import board_after, fact_table, facts, value_
 from experiments.assembly import fresh_agent, load_trained, make_envs
 from experiments.controller import ControllerConfig, last_hidden, main
 from experiments.controller_report import as_html, as_markdown
-from experiments.controller_scores import number_scores, probe_scores
+from experiments.controller_scores import best_ridge, number_scores, probe_scores
 from experiments.controller_states import (
     ControllerStates,
     canonical,
@@ -106,6 +106,7 @@ def planted() -> ControllerStates:
         Recording({ACTOR: layer, CRITIC: layer}, {"obs": seen}, steps),
         Recording({ACTOR: fresh, CRITIC: fresh}, {"obs": seen}, steps),
         np.arange(count),
+        np.arange(count),
         learn,
         truths,
         np.sign(product).astype(np.int64),
@@ -133,6 +134,18 @@ def test_what_is_computed_is_told_from_what_is_read() -> None:
     assert numbers["value"][ACTOR] > 0.95
     assert numbers["value"][OBSERVATION] < 0.1
     assert numbers["critic_spearman"]["value"] > 0.8
+
+
+def test_a_ridge_is_chosen_where_positions_are_left_out() -> None:
+    """Forty columns of noise, unlike in every position: a weak ridge learns them by heart."""
+    position = np.repeat(np.arange(60), 10)
+    truth = np.repeat(RNG.random(60) < 0.5, 10)
+    noise = np.repeat(RNG.normal(size=(60, 40)), 10, axis=0)
+    columns = np.column_stack([truth + RNG.normal(size=600), noise])
+    assert best_ridge(columns, truth, position) >= 1.0
+    assert best_ridge(columns, truth, np.arange(600)) == 0.01  # rows of one position on both sides look like knowledge
+    steep = np.column_stack([np.arange(90.0), np.arange(90.0) + RNG.normal(size=90)])
+    assert best_ridge(steep, np.arange(90.0), np.arange(90)) == 0.01
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +178,7 @@ def test_states_are_of_the_runs_games(run: Path) -> None:
     assert set(states.recording.observations) == {"obs"}
     assert set(np.unique(states.recording.steps["level"])) == {0, 1}
     assert not set(states.train) & set(states.test)
+    assert not set(states.position[states.train]) & set(states.position[states.test])
     assert (states.marks % 2 == 1).all()  # the student is O
     later = next(row for row in states.rows if states.marks[row] == 3)
     again = torch.from_numpy(states.recording.observations["obs"][[later]])

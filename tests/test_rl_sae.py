@@ -144,6 +144,19 @@ def test_gain_over_a_bar() -> None:
     assert auroc_gain(poor, good, truth, seed=0, resamples=200)[2] == 1.0
 
 
+def test_copies_of_a_state_are_no_evidence() -> None:
+    rng = np.random.default_rng(7)
+    truth = rng.random(60) < 0.5
+    good, poor = truth + rng.normal(size=60), truth + 2 * rng.normal(size=60)
+    gain, low, _ = auroc_gain(good, poor, truth, seed=0, resamples=400)
+    copied = [np.repeat(values, 20) for values in (good, poor, truth)]
+    as_rows = auroc_gain(*copied, seed=0, resamples=400)
+    as_groups = auroc_gain(*copied, seed=0, resamples=400, groups=np.repeat(np.arange(60), 20))
+    assert as_rows[0] == as_groups[0] == pytest.approx(gain)
+    assert as_groups[1] == pytest.approx(low, abs=0.02)
+    assert gain - as_rows[1] < (gain - low) / 2
+
+
 def test_splits_keep_observations_or_trajectories_together() -> None:
     repeated = np.eye(10)[RNG.integers(10, size=200)]
     learn, unit = split_rows(recording(repeated, np.arange(200) // 20), seed=0)
