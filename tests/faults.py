@@ -725,8 +725,8 @@ FAULTS = [
     Fault(
         "the shuffled control is not shuffled",
         "experiments/controller_scores.py",
-        "dealt[states.train] = rng.permutation(held[states.train])",
-        "dealt[states.train] = held[states.train]",
+        "linear_probe(learn, rng.permutation(own), later, ridge)",
+        "linear_probe(learn, own, later, ridge)",
         "test_controller.py::test_what_is_computed_is_told_from_what_is_read",
     ),
     Fault(
