@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import factorial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         f"{lengths[-1]:,} steps). On each a TopK SAE of {cfg['width']} features, k {cfg['k']}, {cfg['samples']:,} "
         f"samples; features that fire at least once on {result['states']} held-out states. Score: {cfg['score']}. "
         f"p: share of {cfg['shuffles']:,} shuffles of the scores that are explained as well. *Within*: each length has "
-        "a mean of its own, and scores are shuffled inside lengths (whole trainings where every one has every length).",
+        "a mean of its own, and scores are shuffled inside lengths: "
+        + (
+            f"whole trainings, so that p cannot be below {1 / factorial(trainings):.2g}."
+            if len(agents) == trainings * len(lengths)
+            else "agent by agent, since not every training has every length."
+        ),
     ]
     for name, relation in result["relations"].items():
         parts += [f"## Counted on {result['counts'][name]}", _fits(relation), _verdict(relation), _lengths(relation)]
@@ -79,7 +85,7 @@ def _verdict(relation: Mapping[str, Any]) -> str:
     said = (
         "Score and count go together, also among agents of one length"
         if ends["p_within"]
-        else "Score and count go together, but not beyond what the length of training does to both"
+        else "Score and count go together; that they do among agents of one length is not shown"
         if ends["p"]
         else "No relation of score and count is seen"
     )

@@ -166,6 +166,7 @@ def test_the_study_of_tiny_agents(tmp_path: Path) -> None:
     text = (cfg.out / "live_features.md").read_text()
     assert "4 agents of 2 trainings, 2 lengths" in text
     assert "| quadratic |" in text
+    assert "p cannot be below 0.5" in text
     assert (cfg.out / "live_features.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(FileExistsError, match="live exists"):
         study(cfg)
