@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every arm on every task of the embedded models, five seeds each, and on 50 samples; then all of it in one table.
-# The settings of learning were chosen on validation (policy.sh), so was each task's strength, and nothing on test.
+# The settings of learning were chosen on validation (policy.sh) and on train, each task's strength on validation.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
