@@ -48,14 +48,14 @@ FAULTS = [
         "steer_env/passes.py",
         "owner = weakref.ref(getcurrent())",
         "owner = lambda me=getcurrent(): me",
-        "test_engine.py::test_an_abandoned_pass_leaves_neither_hooks_nor_keys_and_values",
+        "test_engine.py::test_a_sleeping_pass_leaves_no_hook_and_an_abandoned_one_no_keys_and_values",
     ),
     Fault(
-        "the hook outlives an abandoned pass",
+        "the hook stays on the model while its pass sleeps",
         "steer_env/passes.py",
         "        handle.remove()\n        return edit(hidden)",
         "        return edit(hidden)",
-        "test_engine.py::test_an_abandoned_pass_leaves_neither_hooks_nor_keys_and_values",
+        "test_engine.py::test_a_sleeping_pass_leaves_no_hook_and_an_abandoned_one_no_keys_and_values",
     ),
     Fault(
         "gradients are left off outside the pass",

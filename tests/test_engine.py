@@ -240,7 +240,7 @@ def test_a_pass_in_another_thread_is_neither_paused_nor_steered(lm):
     assert torch.equal(answers[1], expected)
 
 
-def test_an_abandoned_pass_leaves_neither_hooks_nor_keys_and_values(lm):
+def test_a_sleeping_pass_leaves_no_hook_and_an_abandoned_one_no_keys_and_values(lm):
     before = [len(block._forward_hooks) for block in lm.model.layers]
     engine = engine_with(lm, PROMPTS)
     cache = weakref.ref(engine._cache)
@@ -248,9 +248,9 @@ def test_an_abandoned_pass_leaves_neither_hooks_nor_keys_and_values(lm):
     for lane in range(3):
         engine.write(lane, [4])
     engine.observe()
+    assert [len(block._forward_hooks) for block in lm.model.layers] == before
     del engine
     gc.collect()
-    assert [len(block._forward_hooks) for block in lm.model.layers] == before
     assert cache() is None
 
 
