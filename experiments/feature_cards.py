@@ -1,4 +1,4 @@
-"""Cards of an agent's features: the states in which each fires most, drawn as boards, and what happens without it.
+"""Cards of an agent's features: the states in which each fires most, drawn as pictures, and what happens without it.
 
 Tops alone flatter a feature, so each card also has states from the middle and the low end of where it fires.
 """
@@ -17,10 +17,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents.worlds.king_rook_king import positions_of
-from agents.worlds.king_rook_rules import SIZE, to_squares
 from experiments.rl_sae_report import earned
 from experiments.rl_sae_scores import States
+from experiments.state_drawings import DRAWINGS, draw_numbers
 
 TOP = 5
 LOWER = (0.75, 0.5, 0.1)
@@ -111,24 +110,6 @@ def draw_cards(cards: list[Card], env: str, path: Path) -> None:
                     axes.set_axis_off()
         figure.suptitle("Held-out states by activation. Green: the predicate holds. Red: it does not.", fontsize=9)
         figure.savefig(path, dpi=150)
-
-
-def draw_board(axes: Axes, observation: npt.NDArray[Any]) -> None:
-    """King and rook against king."""
-    shades = np.indices((SIZE, SIZE)).sum(axis=0) % 2
-    axes.imshow(shades, cmap="Greys", vmin=-0.3, vmax=4)
-    pieces = zip(to_squares(int(positions_of(observation))), "\u2656\u2654\u265a", strict=True)
-    for square, glyph in pieces:  # white rook, white king, black king
-        row, column = divmod(square, SIZE)
-        axes.text(column, row, glyph, ha="center", va="center", fontsize=15, family="DejaVu Sans")
-
-
-def draw_numbers(axes: Axes, observation: npt.NDArray[Any]) -> None:
-    """Any observation, as bars."""
-    axes.bar(range(observation.size), observation.ravel(), color="0.3")
-
-
-DRAWINGS: dict[str, Callable[[Axes, npt.NDArray[Any]], None]] = {"KingRookKing-v0": draw_board}
 
 
 def _lines(name: str, match: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, ...]:

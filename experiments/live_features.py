@@ -20,12 +20,11 @@ from torch import Tensor
 from agents.activations import Activations
 from agents.recording import RolloutConfig, join, record
 from agents.rl_sae import split_rows
-from agents.worlds.training import make_world, recipe_of
 from experiments.live_features_report import as_markdown, draw
 from experiments.live_fits import relation
-from experiments.rl_sae import ALGORITHMS, PLACES
 from experiments.run_folder import read_json, write_json
 from experiments.sae_training import SAEConfig, sae_quality, train_sae
+from experiments.world_agents import PLACES, WorldAgent
 
 COUNTS = {"live": "its own held-out states", "live_on_same": "the same states for all"}
 
@@ -140,11 +139,10 @@ def find_agents(folders: Sequence[Path], score: str) -> dict[Path, dict[str, Any
 
 def decompose(cfg: LiveFeaturesConfig, folder: Path, card: dict[str, Any]) -> Decomposed:
     """Record an agent and train its SAE on half of what it visits."""
-    model = ALGORITHMS[card["algorithm"]].load(folder / "agent.zip", device="cpu")
-    module = cfg.module or PLACES[card["algorithm"]][0]
-    recipe = recipe_of(card["env"])
-    envs = make_world(card["env"], recipe.lanes, recipe.reward_scale, **card["env_kwargs"])
-    recording = join(list(record(model, envs, [module], RolloutConfig(cfg.episodes, cfg.seed, cfg.epsilon))))
+    agent = WorldAgent.load(folder)
+    module = cfg.module or PLACES[agent.algorithm][0]
+    rollout = RolloutConfig(cfg.episodes, cfg.seed, cfg.epsilon)
+    recording = join(list(record(agent.model, agent.lanes(), [module], rollout)))
     learn, _ = split_rows(recording, cfg.seed)
     held_out = np.random.default_rng(cfg.seed).permutation(np.flatnonzero(~learn))
     acts = recording.activations[module]
@@ -155,7 +153,7 @@ def decompose(cfg: LiveFeaturesConfig, folder: Path, card: dict[str, Any]) -> De
         "steps": card["steps"],
         "score": card["evaluation"][cfg.score],
     }
-    read = Activations(model.policy, [module])
+    read = Activations(agent.model.policy, [module])
     return Decomposed(row, sae, acts[held_out], recording.observations["obs"][held_out], read)
 
 

@@ -6,21 +6,18 @@ it was on the way, in folders below.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.recording import RolloutConfig, record
-from agents.worlds.mate_table import mating
-from agents.worlds.training import greedy_actions, make_world, recipe_of, train_agent
+from agents.worlds.training import recipe_of, train_agent
 from experiments.run_folder import write_json
+from experiments.world_agents import earnings, parse_kwargs
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class _Saver:
 
     def __init__(self, cfg: AgentsConfig, seed: int, folder: Path) -> None:
         self.cfg, self.seed, self.folder = cfg, seed, folder
-        self.env_kwargs = {name: json.loads(value) for name, value in cfg.env_kwargs.items()}
+        self.env_kwargs = parse_kwargs(cfg.env_kwargs)
         self.due = sorted(set(cfg.saves))
         self.wall, self.cpu = time.perf_counter(), time.process_time()
         self.cards: list[dict[str, Any]] = []
@@ -100,7 +97,7 @@ class _Saver:
             "hidden": list(cfg.hidden or recipe_of(cfg.env).hidden),
             "wall_s": time.perf_counter() - self.wall,
             "cpu_s": time.process_time() - self.cpu,
-            "evaluation": evaluate(model, cfg.env, self.env_kwargs, cfg.episodes, self.seed),
+            "evaluation": earnings(model, cfg.env, self.env_kwargs, cfg.episodes, self.seed),
             "config": {**asdict(cfg), "out": str(cfg.out)},
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,27 +105,6 @@ class _Saver:
         write_json(folder / "agent.json", card)
         self.cards.append(card)
         print(f"{folder}: {card['evaluation']}, {card['cpu_s']:.0f} s of CPU")
-
-
-def evaluate(
-    model: BaseAlgorithm, env_id: str, env_kwargs: dict[str, Any], episodes: int, seed: int
-) -> dict[str, float]:
-    """What the greedy policy earns: exactly from all positions of the chess world, by episodes elsewhere."""
-    if env_id == "KingRookKing-v0":
-        return mating(greedy_actions(model))
-    envs = make_world(env_id, 8, **env_kwargs)
-    lengths, returns = [], []
-    for chunk in record(model, envs, [], RolloutConfig(episodes, seed=1_000 + seed, gamma=1.0)):
-        first = chunk.steps["step"] == 0
-        returns.append(chunk.steps["return"][first])
-        lengths.append(np.bincount(chunk.steps["trajectory"])[chunk.steps["trajectory"][first]])
-    earned = np.concatenate(returns)
-    return {
-        "episodes": len(earned),
-        "return": float(earned.mean()),
-        "return_std": float(earned.std()),
-        "length": float(np.concatenate(lengths).mean()),
-    }
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the features that tell most.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,26 +14,38 @@ from typing import Any
 
 import torch
 import tyro
-from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.activations import Activations
 from agents.recording import Predicates, RolloutConfig, join, recompute, record
 from agents.rl_sae import playing_through, principal_components
-from agents.worlds.king_rook_predicates import lane_predicates
-from agents.worlds.training import make_world, recipe_of, train_agent
+from agents.worlds import breakout_predicates, cartpole_predicates, king_rook_predicates
 from experiments.feature_cards import draw_cards, feature_cards
-from experiments.make_agents import evaluate
 from experiments.rl_sae_report import as_markdown
 from experiments.rl_sae_scores import Acting, States, look_closely, over_seeds, score_columns, split_states
-from experiments.run_folder import write_json
+from experiments.run_folder import read_json, write_json
 from experiments.sae_training import SAEConfig, sae_quality, train_sae
+from experiments.world_agents import PLACES, WorldAgent
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"DQN": DQN, "PPO": PPO}
-PLACES = {"DQN": ("q_net.q_net.2", "q_net.q_net"), "PPO": ("mlp_extractor.policy_net.2", "action_net")}
-"""By algorithm: the module that is decomposed (its last hidden layer before the non-linearity), and the outputs."""
-PREDICATES: dict[str, Predicates] = {"KingRookKing-v0": lane_predicates}
+
+@dataclass(frozen=True)
+class World:
+    """How a world is looked at.
+
+    Attributes:
+        predicates: what is true of its states.
+        episodes: to record, some tens of thousands of states.
+    """
+
+    predicates: Predicates
+    episodes: int
+
+
+WORLDS = {
+    "KingRookKing-v0": World(king_rook_predicates.lane_predicates, 4_000),
+    "CartPole-v1": World(cartpole_predicates.lane_predicates, 160),
+    "MinAtarBreakout-v0": World(breakout_predicates.lane_predicates, 600),
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,8 @@ class RLSAEConfig:
     """World, where an agent is trained."""
     module: str | None = None
     """Module to decompose; by default the last hidden layer before its non-linearity."""
-    episodes: int = 4_000
-    """Episodes recorded."""
+    episodes: int | None = None
+    """Episodes recorded, instead of the world's own number in ``WORLDS``."""
     epsilon: float = 0.2
     """Share of random actions in them, so that more than the agent's best lines are seen."""
     seed: int = 0
@@ -70,28 +81,14 @@ class RLSAEConfig:
     games: int = 300
     """Episodes of an evaluation, where the world is not evaluated exactly."""
     kept: float = 0.95
-    """Share of the return that the chosen SAE must keep; of those that do, the sparsest is looked at closely."""
+    """Share of the return that the chosen SAE must keep; of those that do, the sparsest is looked at closely. If
+    none does, or the agent earns nothing, the SAE that earns most is."""
     cards: int = 8
     """Predicates whose best feature gets a card."""
     shuffles: int = 1_000
     """Of the permutation tests and the bootstrap."""
     env_kwargs: dict[str, str] = field(default_factory=dict)
     """Arguments of the world, each as JSON, where an agent is trained."""
-
-
-@dataclass(frozen=True)
-class Agent:
-    """What is decomposed."""
-
-    model: BaseAlgorithm
-    env: str
-    env_kwargs: dict[str, Any]
-    hidden: tuple[int, ...]
-    seed: int
-
-    def earned(self, games: int) -> dict[str, float]:
-        """What the greedy policy earns as it stands, a substitution included."""
-        return evaluate(self.model, self.env, self.env_kwargs, games, self.seed)
 
 
 def main(cfg: RLSAEConfig) -> dict[str, Any]:
@@ -107,70 +104,137 @@ def main(cfg: RLSAEConfig) -> dict[str, Any]:
         raise ValueError("sae_seeds must name at least one seed")
     torch.set_num_threads(1)
     start = time.perf_counter()
-    agent = load_agent(cfg)
-    module, outputs = PLACES[type(agent.model).__name__]
-    module = cfg.module or module
-    states = recorded_states(cfg, agent, module, outputs)
-    result: dict[str, Any] = {
-        "agent": {"from": cfg.agent, "env": agent.env, "hidden": list(agent.hidden), "seed": agent.seed},
-        "module": module,
-        "rows": {
-            "visited": len(states.visited),
-            "train": len(states.train),
-            "test": len(states.test),
-            "kept_together": states.unit,
-        },
-        "plain": agent.earned(cfg.games),
-    }
-    saes = train_saes(cfg, states.acts(states.visited))
-    result["saes"] = {
-        name: over_seeds({seed: measure(cfg, agent, module, sae, states) for seed, sae in seeds.items()})
-        for name, seeds in saes.items()
-    }
-    result["substitutions"] = substitutions(cfg, agent, module, states)
-    result["columns"] = columns(cfg, agent, module, states)
-    best = result["chosen"] = choose(result, cfg.kept)
-    first = saes[best][cfg.sae_seeds[0]]
-    acting = Acting(
-        lambda replace: _through(cfg, agent, module, replace),
-        lambda replace: _said(agent, module, outputs, states, replace),
-    )
-    result["close"] = look_closely(
-        first, states, result["saes"][best]["predicates"], acting, seed=cfg.seed, shuffles=cfg.shuffles
-    )
+    study = Study.begin(cfg)
+    saes = train_saes(cfg, study.states.acts(study.states.visited))
+    result = study.result(saes)
     result |= {"wall_s": time.perf_counter() - start, "config": {**asdict(cfg), "out": str(cfg.out)}}
+    cards = feature_cards(result, saes[result["chosen"]][cfg.sae_seeds[0]], study.states, cfg.cards)
     cfg.out.mkdir(parents=True)
     write_json(cfg.out / "rl_sae.json", result)
     (cfg.out / "rl_sae.md").write_text(as_markdown(result))
-    draw_cards(feature_cards(result, first, states, cfg.cards), agent.env, cfg.out / "cards.png")
+    draw_cards(cards, study.agent.env, cfg.out / "cards.png")
     return result
 
 
-def load_agent(cfg: RLSAEConfig) -> Agent:
-    """The agent asked for, loaded or trained.
+@dataclass(frozen=True)
+class Study:
+    """One agent that is decomposed.
 
-    Raises:
-        ValueError: its world has no predicates; raised before anything is trained.
+    Attributes:
+        cfg: what is asked for.
+        agent: the agent.
+        module: what is decomposed.
+        outputs: what puts out its Q values or logits.
+        states: where it has been.
     """
-    fresh = cfg.agent == "train"
-    card: dict[str, Any] = {"env": cfg.env} if fresh else json.loads((Path(cfg.agent) / "agent.json").read_text())
-    if card["env"] not in PREDICATES:
-        raise ValueError(f"no predicates for {card['env']!r}; there are for: {', '.join(PREDICATES)}")
-    if fresh:
-        kwargs = {name: json.loads(value) for name, value in cfg.env_kwargs.items()}
-        model = train_agent(cfg.env, cfg.seed, env_kwargs=kwargs)
-        return Agent(model, cfg.env, kwargs, recipe_of(cfg.env).hidden, cfg.seed)
-    model = ALGORITHMS[card["algorithm"]].load(Path(cfg.agent) / "agent.zip", device="cpu")
-    return Agent(model, card["env"], card["env_kwargs"], tuple(card["hidden"]), card["seed"])
 
+    cfg: RLSAEConfig
+    agent: WorldAgent
+    module: str
+    outputs: str
+    states: States
 
-def recorded_states(cfg: RLSAEConfig, agent: Agent, module: str, outputs: str) -> States:
-    """Play and split."""
-    recipe = recipe_of(agent.env)
-    envs = make_world(agent.env, recipe.lanes, recipe.reward_scale, **agent.env_kwargs)
-    rollout = RolloutConfig(cfg.episodes, cfg.seed, cfg.epsilon)
-    recording = join(list(record(agent.model, envs, [module, outputs], rollout, PREDICATES[agent.env])))
-    return split_states(recording, module, outputs, cfg.seed)
+    @classmethod
+    def begin(cls, cfg: RLSAEConfig) -> Study:
+        """Load or train the agent, and record it.
+
+        Raises:
+            ValueError: its world has no predicates; raised before anything is trained.
+        """
+        fresh = cfg.agent == "train"
+        env = cfg.env if fresh else read_json(Path(cfg.agent) / "agent.json")["env"]
+        if env not in WORLDS:
+            raise ValueError(f"no predicates for {env!r}; there are for: {', '.join(WORLDS)}")
+        agent = WorldAgent.train(env, cfg.env_kwargs, cfg.seed) if fresh else WorldAgent.load(Path(cfg.agent))
+        last_hidden, outputs = PLACES[agent.algorithm]
+        module = cfg.module or last_hidden
+        rollout = RolloutConfig(cfg.episodes or WORLDS[env].episodes, cfg.seed, cfg.epsilon)
+        recorded = record(agent.model, agent.lanes(), [module, outputs], rollout, WORLDS[env].predicates)
+        return cls(cfg, agent, module, outputs, split_states(join(list(recorded)), module, outputs, cfg.seed))
+
+    def result(self, saes: dict[str, dict[int, Any]]) -> dict[str, Any]:
+        """All that is found out, by the SAEs by name and seed."""
+        agent, states, cfg = self.agent, self.states, self.cfg
+        found: dict[str, Any] = {
+            "agent": {"from": cfg.agent, "env": agent.env, "hidden": list(agent.hidden), "seed": agent.seed},
+            "module": self.module,
+            "rows": {
+                "visited": len(states.visited),
+                "train": len(states.train),
+                "test": len(states.test),
+                "kept_together": states.unit,
+            },
+            "plain": agent.earned(cfg.games),
+            "saes": {
+                name: over_seeds({seed: self.measured(sae) for seed, sae in seeds.items()})
+                for name, seeds in saes.items()
+            },
+            "substitutions": self.substitutions(),
+            "columns": self.columns(),
+        }
+        best = found["chosen"] = choose(found, cfg.kept)
+        scored = found["saes"][best]["predicates"]
+        acting = Acting(self.earned_through, self.said_through)
+        first = saes[best][cfg.sae_seeds[0]]
+        found["close"] = look_closely(first, states, scored, acting, seed=cfg.seed, shuffles=cfg.shuffles)
+        return found
+
+    @torch.no_grad()
+    def measured(self, sae: Any) -> dict[str, Any]:
+        """Quality on held-out states, play through the reconstruction, and what the features stand for."""
+        states = self.states
+        quality = sae_quality(sae, states.acts(states.test))
+        quality["dead_share"] = quality.pop("dead_features") / sae.cfg.d_sae
+        train, test = (sae.encode(states.acts(rows)) for rows in (states.train, states.test))
+        return {**quality, "play": self.earned_through(sae), **self.scored(train, test)}
+
+    @torch.no_grad()
+    def substitutions(self) -> dict[str, dict[str, float]]:
+        """What cruder stand-ins of the same activations earn: their mean, and as many principal components as k."""
+        acts = self.states.acts(self.states.visited)
+        mean = acts.mean(dim=0)
+        axes = torch.linalg.eigh(torch.cov(acts.T.double())).eigenvectors.flip(1).T.to(mean)
+        found = {"mean": self.earned_through(lambda acts: mean.expand_as(acts))}
+        for k in self.cfg.ks:
+            kept = axes[:k].T @ axes[:k]
+            found[f"pca-{k}"] = self.earned_through(lambda acts, kept=kept: (acts - mean) @ kept + mean)
+        return found
+
+    @torch.no_grad()
+    def columns(self) -> dict[str, Any]:
+        """What other columns of numbers stand for: neurons, components, outputs, an untrained network and its SAE."""
+        states, cfg = self.states, self.cfg
+        untrained = recompute(self.agent.untrained().policy, states.recording, [self.module]).activations[self.module]
+        largest = SAEConfig(max(cfg.widths), max(cfg.ks), cfg.samples, scaled=True)
+        with torch.enable_grad():
+            sae = train_sae(untrained[states.visited], largest, {}, cfg.seed)
+        halves = [states.acts(rows) for rows in (states.train, states.test)]
+        random = [untrained[rows] for rows in (states.train, states.test)]
+        passed_on: type[nn.Module] = self.agent.model.policy.activation_fn  # type: ignore[assignment]  # of all of SB3's
+        found = {
+            "neurons": halves,
+            f"neurons after {passed_on.__name__}": [passed_on()(acts) for acts in halves],
+            "principal components": principal_components(*halves),
+            "outputs": [torch.from_numpy(states.said(rows)) for rows in (states.train, states.test)],
+            "untrained neurons": random,
+            f"untrained topk-{largest.features}-k{largest.k}": [sae.encode(acts) for acts in random],
+        }
+        return {name: self.scored(one, two) for name, (one, two) in found.items()}
+
+    def scored(self, train: Tensor, test: Tensor) -> dict[str, Any]:
+        """What columns of numbers in both halves stand for."""
+        return score_columns(train, test, self.states, self.cfg.seed, self.cfg.shuffles)
+
+    def earned_through(self, replace: Any) -> dict[str, float]:
+        """What the agent earns with a substitute in the activation's place."""
+        with playing_through(self.agent.model.policy, self.module, replace):
+            return self.agent.earned(self.cfg.games)
+
+    def said_through(self, replace: Any) -> Tensor:
+        """``[n, A]`` what the network puts out in the tested states, with a substitute in the activation's place."""
+        seen = {name: rows[self.states.test] for name, rows in self.states.recording.observations.items()}
+        with playing_through(self.agent.model.policy, self.module, replace):
+            return Activations(self.agent.model.policy, [self.outputs])(seen)[0][self.outputs]
 
 
 def train_saes(cfg: RLSAEConfig, acts: Tensor) -> dict[str, dict[int, Any]]:
@@ -189,74 +253,17 @@ def train_saes(cfg: RLSAEConfig, acts: Tensor) -> dict[str, dict[int, Any]]:
     }
 
 
-@torch.no_grad()
-def measure(cfg: RLSAEConfig, agent: Agent, module: str, sae: Any, states: States) -> dict[str, Any]:
-    """Quality on held-out states, play through the reconstruction, and what the features stand for."""
-    quality = sae_quality(sae, states.acts(states.test))
-    quality["dead_share"] = quality.pop("dead_features") / sae.cfg.d_sae
-    train, test = (sae.encode(states.acts(rows)) for rows in (states.train, states.test))
-    return {
-        **quality,
-        "play": _through(cfg, agent, module, sae),
-        **score_columns(train, test, states, cfg.seed, cfg.shuffles),
-    }
-
-
-@torch.no_grad()
-def substitutions(cfg: RLSAEConfig, agent: Agent, module: str, states: States) -> dict[str, dict[str, float]]:
-    """What cruder stand-ins of the same activations earn: their mean, and as many principal components as k."""
-    acts = states.acts(states.visited)
-    mean = acts.mean(dim=0)
-    axes = torch.linalg.eigh(torch.cov(acts.T.double())).eigenvectors.flip(1).T.to(mean)
-    found = {"mean": _through(cfg, agent, module, lambda acts: mean.expand_as(acts))}
-    for k in cfg.ks:
-        kept = axes[:k].T @ axes[:k]
-        found[f"pca-{k}"] = _through(cfg, agent, module, lambda acts, kept=kept: (acts - mean) @ kept + mean)
-    return found
-
-
-@torch.no_grad()
-def columns(cfg: RLSAEConfig, agent: Agent, module: str, states: States) -> dict[str, Any]:
-    """What other columns of numbers stand for: neurons, components, outputs, an untrained network and its SAE."""
-    fresh = train_agent(agent.env, agent.seed + 1_000, 0, agent.hidden, agent.env_kwargs)
-    untrained = recompute(fresh.policy, states.recording, [module]).activations[module]
-    largest = SAEConfig(max(cfg.widths), max(cfg.ks), cfg.samples, scaled=True)
-    with torch.enable_grad():
-        sae = train_sae(untrained[states.visited], largest, {}, cfg.seed)
-    halves = [states.acts(rows) for rows in (states.train, states.test)]
-    random = [untrained[rows] for rows in (states.train, states.test)]
-    found = {
-        "neurons": halves,
-        "neurons after ReLU": [acts.relu() for acts in halves],
-        "principal components": principal_components(*halves),
-        "outputs": [torch.from_numpy(states.said(rows)) for rows in (states.train, states.test)],
-        "untrained neurons": random,
-        f"untrained topk-{largest.features}-k{largest.k}": [sae.encode(acts) for acts in random],
-    }
-    return {name: score_columns(one, two, states, cfg.seed, cfg.shuffles) for name, (one, two) in found.items()}
-
-
 def choose(result: dict[str, Any], kept: float) -> str:
-    """The sparsest SAE that keeps the return, both by the mean over seeds; if none does, the one that keeps most."""
+    """The sparsest SAE that keeps the return, both by the mean over seeds; if none does, the one that earns most.
+
+    Writes ``return_kept`` into its row of ``saes``; it is None where the agent earns nothing that could be kept.
+    """
     plain, saes = result["plain"]["return"], result["saes"]
     mean = {name: {column: cell["mean"] for column, cell in row["over_seeds"].items()} for name, row in saes.items()}
-    share = {name: 1 - (plain - row["return"]) / abs(plain) for name, row in mean.items()}
     for name, row in saes.items():
-        row["return_kept"] = share[name]
-    good = [name for name in saes if share[name] >= kept]
-    return min(good, key=lambda name: mean[name]["l0"]) if good else max(share, key=lambda name: share[name])
-
-
-def _through(cfg: RLSAEConfig, agent: Agent, module: str, replace: Any) -> dict[str, float]:
-    with playing_through(agent.model.policy, module, replace):
-        return agent.earned(cfg.games)
-
-
-def _said(agent: Agent, module: str, outputs: str, states: States, replace: Any) -> Tensor:
-    """``[n, A]`` what the network puts out in the tested states with a substitute in the activation's place."""
-    seen = {name: rows[states.test] for name, rows in states.recording.observations.items()}
-    with playing_through(agent.model.policy, module, replace):
-        return Activations(agent.model.policy, [outputs])(seen)[0][outputs]
+        row["return_kept"] = mean[name]["return"] / plain if plain > 0 else None
+    good = [name for name, row in saes.items() if row["return_kept"] is not None and row["return_kept"] >= kept]
+    return min(good, key=lambda name: mean[name]["l0"]) if good else max(saes, key=lambda name: mean[name]["return"])
 
 
 if __name__ == "__main__":

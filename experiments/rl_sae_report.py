@@ -71,7 +71,8 @@ def _sae(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> list[s
     first = [cell(column) for column in ("explained_variance", "l0", "dead_share", *_earnings(result["plain"]))]
     scores = [cell(column) for column in ("live", "features", "shuffled_features", "told", "mean_auroc", "mean_f1")]
     scores[3] += f" of {len(row['predicates'])}"
-    return [name, *first, f"{row['return_kept']:.1%}", *scores]
+    kept = row["return_kept"]
+    return [name, *first, "" if kept is None else f"{kept:.1%}", *scores]
 
 
 def _close(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:

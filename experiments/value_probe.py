@@ -25,13 +25,11 @@ from agents.probes_losses import LossWeights
 from agents.probes_planning import action_chances, exact_world, policy_values
 from agents.recording import Recording, RolloutConfig, recompute
 from agents.worlds.tictactoe_duel import other_view, solved, states_of
-from agents.worlds.training import make_world, recipe_of, train_agent
-from experiments.rl_sae import ALGORITHMS
-from experiments.run_folder import read_json, write_json
+from experiments.run_folder import write_json
 from experiments.value_probe_report import as_markdown, draw, summarize
 from experiments.value_probe_scores import Study, Truth, references, score_layer, with_other
+from experiments.world_agents import WorldAgent
 
-_UNTRAINED = 1_000
 _LONGEST = 1_000
 _DUEL = "TicTacToeDuel-v0"
 
@@ -68,17 +66,6 @@ class ValueProbeConfig:
     """First guesses of each probe; the one of the lowest loss is kept."""
 
 
-@dataclass(frozen=True)
-class Agent:
-    """What is looked into."""
-
-    model: BaseAlgorithm
-    env: str
-    env_kwargs: dict[str, Any]
-    hidden: tuple[int, ...]
-    seed: int
-
-
 def main(cfg: ValueProbeConfig) -> dict[str, Any]:
     """Run the whole study and write it down.
 
@@ -91,12 +78,12 @@ def main(cfg: ValueProbeConfig) -> dict[str, Any]:
     losses = {name: LossWeights.parse(name) for name in cfg.losses}
     torch.set_num_threads(1)
     start, cpu = time.perf_counter(), time.process_time()
-    agents = [_load(Path(folder)) for folder in cfg.agents]
+    agents = [WorldAgent.load(Path(folder)) for folder in cfg.agents]
     if len({(agent.env, json.dumps(agent.env_kwargs, sort_keys=True)) for agent in agents}) > 1:
         raise ValueError(f"agents must be of one world, got {', '.join(agent.env for agent in agents)}")
     found = []
     for place in range(len(agents) or len(cfg.seeds)):
-        agent = agents[place] if agents else _train(cfg, cfg.seeds[place])
+        agent = agents[place] if agents else WorldAgent.train(cfg.env, cfg.env_kwargs, cfg.seeds[place], cfg.steps)
         found.append(study_agent(cfg, agent, losses))
         print(f"{agent.env}, seed {agent.seed}: {time.process_time() - cpu:.0f} s of CPU so far")
     result: dict[str, Any] = {
@@ -116,7 +103,7 @@ def main(cfg: ValueProbeConfig) -> dict[str, Any]:
     return result
 
 
-def study_agent(cfg: ValueProbeConfig, agent: Agent, losses: dict[str, LossWeights]) -> dict[str, Any]:
+def study_agent(cfg: ValueProbeConfig, agent: WorldAgent, losses: dict[str, LossWeights]) -> dict[str, Any]:
     """One agent: recorded, probed and judged, with its controls.
 
     Returns:
@@ -130,7 +117,7 @@ def study_agent(cfg: ValueProbeConfig, agent: Agent, losses: dict[str, LossWeigh
     fit = FitConfig(cfg.fit_steps, restarts=cfg.restarts, seed=agent.seed)
     opposite = _opposite(agent.env, agent.model, recording, layers)
     study = Study.of(recording, gamma, losses, fit, rows=cfg.rows, folds=cfg.folds, truth=truth, opposite=opposite)
-    fresh = train_agent(agent.env, agent.seed + _UNTRAINED, 0, agent.hidden, agent.env_kwargs)
+    fresh = agent.untrained()
     other = with_other(
         study,
         _critic_of(recompute(fresh.policy, recording, layers), recording),
@@ -152,31 +139,17 @@ def study_agent(cfg: ValueProbeConfig, agent: Agent, losses: dict[str, LossWeigh
     }
 
 
-def _train(cfg: ValueProbeConfig, seed: int) -> Agent:
-    kwargs = {name: json.loads(value) for name, value in cfg.env_kwargs.items()}
-    model = train_agent(cfg.env, seed, cfg.steps, env_kwargs=kwargs)
-    return Agent(model, cfg.env, kwargs, recipe_of(cfg.env).hidden, seed)
-
-
-def _load(folder: Path) -> Agent:
-    card = read_json(folder / "agent.json")
-    model = ALGORITHMS[card["algorithm"]].load(folder / "agent.zip", device="cpu")
-    return Agent(model, card["env"], card["env_kwargs"], tuple(card["hidden"]), card["seed"])
-
-
-def _record(cfg: ValueProbeConfig, agent: Agent, layers: tuple[str, ...], gamma: float) -> Recording:
-    recipe = recipe_of(agent.env)
-    kwargs = dict(agent.env_kwargs)
+def _record(cfg: ValueProbeConfig, agent: WorldAgent, layers: tuple[str, ...], gamma: float) -> Recording:
+    kwargs: dict[str, Any] = {}
     if agent.env == _DUEL:  # a state is the player's who is to move, its opposite that of the one who waits
         kwargs["waiting"] = False
-    elif exact_world(agent.env, gamma, **kwargs) is not None:  # exact values know of no time limit
+    elif exact_world(agent.env, gamma, **agent.env_kwargs) is not None:  # exact values know of no time limit
         kwargs["max_episode_steps"] = _LONGEST
-    envs = make_world(agent.env, recipe.lanes, recipe.reward_scale, **kwargs)
     rollout = RolloutConfig(cfg.episodes, agent.seed, deterministic=False, gamma=gamma)
-    return record_levels(agent.model, envs, layers, rollout, cfg.noises)
+    return record_levels(agent.model, agent.lanes(**kwargs), layers, rollout, cfg.noises)
 
 
-def _truth(agent: Agent, recording: Recording, gamma: float) -> Truth | None:
+def _truth(agent: WorldAgent, recording: Recording, gamma: float) -> Truth | None:
     seen = recording.observations["obs"]
     if agent.env == _DUEL:
         views, values = solved()
@@ -188,7 +161,7 @@ def _truth(agent: Agent, recording: Recording, gamma: float) -> Truth | None:
     return Truth(policy_values(world, agent.model), seen.argmax(axis=1), every, world)
 
 
-def _chances(agent: Agent, truth: Truth | None) -> Any:
+def _chances(agent: WorldAgent, truth: Truth | None) -> Any:
     """``[S, A]`` of the policy, where one can plan with them."""
     if truth is None or truth.world is None:
         return None

@@ -862,7 +862,7 @@ FAULTS = [
     ),
     Fault(
         "the board of a card is transposed",
-        "experiments/feature_cards.py",
+        "experiments/state_drawings.py",
         "axes.text(column, row, glyph",
         "axes.text(row, column, glyph",
         "test_rl_sae.py::test_a_board_is_drawn_as_it_stands",
@@ -915,5 +915,26 @@ FAULTS = [
         "layer_rows(self.opposite, layer)[rows]",
         "layer_rows(self.opposite, layer)[: len(rows)]",
         "test_tictactoe_duel.py::test_ccs_finds_the_value_that_two_views_disagree_on",
+    ),
+    Fault(
+        "a look ahead plays in the game itself",
+        "agents/worlds/breakout_predicates.py",
+        "    ahead = copy(game)\n",
+        "    ahead = game\n",
+        "test_world_predicates.py::test_looking_ahead_leaves_the_game_alone",
+    ),
+    Fault(
+        "the paddle is looked for a step too early",
+        "agents/worlds/breakout_predicates.py",
+        "range(landing(game)[1] + 1)",
+        "range(landing(game)[1])",
+        "test_world_predicates.py::test_where_the_ball_comes_down_is_what_playing_on_shows",
+    ),
+    Fault(
+        "an agent that earns nothing keeps a share of it",
+        "experiments/rl_sae.py",
+        "/ plain if plain > 0 else None",
+        "/ abs(plain) if plain else 1.0",
+        "test_rl_sae.py::test_the_sparsest_sae_that_keeps_the_return_is_chosen",
     ),
 ]

@@ -18,6 +18,8 @@ from experiments.make_agents import AgentsConfig, main
 
 @pytest.mark.parametrize("env_id", RECIPES)
 def test_every_world_has_flat_lanes_that_restart_at_once(env_id: str) -> None:
+    if env_id.startswith("MinAtar"):
+        pytest.importorskip("minatar")
     envs: VecEnv = make_world(env_id, 3, recipe_of(env_id).reward_scale)
     obs = envs.reset()
     assert obs.shape == (3, *envs.observation_space.shape)  # type: ignore[misc]
@@ -58,6 +60,8 @@ def test_agents_are_saved_with_what_they_do(tmp_path: Path) -> None:
         main(cfg)
     with pytest.raises(ValueError, match="no recipe for 'Pong'; there are: KingRookKing-v0"):
         main(AgentsConfig(tmp_path / "x", env="Pong"))
+    with pytest.raises(ValueError, match=r"env_kwargs: layout must be JSON .*, got pits"):
+        main(AgentsConfig(tmp_path / "x", "GridWorld-v0", {"layout": "pits"}))
 
 
 def test_a_corridor_is_learnt(tmp_path: Path) -> None:

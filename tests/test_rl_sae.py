@@ -33,11 +33,12 @@ from agents.rl_sae import (
 from agents.worlds.king_rook_king import observations
 from agents.worlds.king_rook_rules import to_position
 from agents.worlds.training import train_agent
-from experiments.feature_cards import chosen_states, draw_board
+from experiments.feature_cards import chosen_states
 from experiments.make_agents import AgentsConfig
 from experiments.make_agents import main as make_agents
 from experiments.rl_sae import RLSAEConfig, choose, main
 from experiments.rl_sae_scores import SPREADS, Acting, look_closely, over_seeds, score_columns, split_states
+from experiments.state_drawings import draw_board, draw_cart_pole, draw_minatar
 
 RNG = np.random.default_rng(0)
 
@@ -260,6 +261,8 @@ def test_the_sparsest_sae_that_keeps_the_return_is_chosen() -> None:
     assert choose(result, 1.01) == "thick"
     bad: dict[str, Any] = {"plain": {"return": -10.0}, "saes": {"a": row(5, -12.0), "b": row(9, -10.0)}}
     assert choose(bad, 0.95) == "b"
+    assert bad["saes"]["a"]["return_kept"] is None
+    assert choose({"plain": {"return": 0.0}, "saes": saes}, 0.95) == "thick"
 
 
 def test_spreads_are_over_the_seeds_and_details_of_the_first() -> None:
@@ -304,6 +307,39 @@ def test_a_board_is_drawn_as_it_stands() -> None:
     draw_board(axes, observations(to_position(rook=0, white_king=7, black_king=24)))
     pieces = {text.get_text(): text.get_position() for text in axes.texts}
     assert pieces == {"\u2656": (0, 0), "\u2654": (2, 1), "\u265a": (4, 4)}  # (column, row)
+
+
+def test_a_cart_and_its_pole_are_drawn_where_they_are() -> None:
+    axes = Figure().subplots()
+    draw_cart_pole(axes, np.array([0.5, 1.0, -0.1, 0.0]))
+    pole = axes.lines[1]
+    assert pole.get_xdata()[0] == 0.5  # type: ignore[index]
+    assert pole.get_xdata()[1] == pytest.approx(0.5 - np.sin(0.5))  # type: ignore[index]  # leans left, five times as far
+
+
+def test_cells_of_minatar_have_the_colour_of_their_channel() -> None:
+    axes = Figure().subplots()
+    cells = np.zeros((10, 10, 4))
+    cells[9, 4, 0] = cells[1, :, 3] = 1
+    draw_minatar(axes, cells.ravel())
+    drawn = np.asarray(axes.images[0].get_array())
+    assert (drawn[9, 4], drawn[1].tolist(), drawn.sum()) == (1, [4] * 10, 41)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "MinAtarBreakout-v0"])
+def test_other_worlds_are_studied_too(tmp_path: Path, env: str) -> None:
+    if env.startswith("MinAtar"):
+        pytest.importorskip("minatar")
+    make_agents(AgentsConfig(tmp_path / "agent", env, steps=0, hidden=(16, 12), episodes=3))
+    agent = str(tmp_path / "agent" / "seed-0")
+    settings: dict[str, Any] = {"widths": (24,), "ks": (3,), "penalties": (), "jumprelu_ks": ()}
+    settings |= {"episodes": 60, "epsilon": 1.0, "samples": 40_960, "shuffles": 10, "games": 8}
+    result = main(RLSAEConfig(tmp_path / "study", agent, **settings))
+    assert result["module"] == "mlp_extractor.policy_net.2"
+    assert all((row["return_kept"] is None) == (result["plain"]["return"] <= 0) for row in result["saes"].values())
+    assert "neurons after Tanh" in result["columns"]
+    assert {"CartPole-v1": "leans_right", "MinAtarBreakout-v0": "ball_left_of_paddle"}[env] in result["close"]
+    assert (tmp_path / "study" / "cards.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_whole_study_of_a_tiny_agent(tmp_path: Path) -> None:
@@ -361,10 +397,12 @@ def test_every_sae_is_trained_with_every_seed(tmp_path: Path) -> None:
 
 def test_worlds_without_predicates_are_named(tmp_path: Path) -> None:
     make_agents(AgentsConfig(tmp_path / "agent", "GridWorld-v0", steps=0, episodes=3))
-    with pytest.raises(ValueError, match="no predicates for 'GridWorld-v0'; there are for: KingRookKing-v0"):
+    with pytest.raises(
+        ValueError, match="no predicates for 'GridWorld-v0'; there are for: KingRookKing-v0, CartPole-v1"
+    ):
         main(RLSAEConfig(tmp_path / "study", str(tmp_path / "agent" / "seed-0")))
-    with pytest.raises(ValueError, match="no predicates for 'CartPole-v1'"):  # and nothing is trained before
-        main(RLSAEConfig(tmp_path / "study", env="CartPole-v1"))
+    with pytest.raises(ValueError, match="no predicates for 'FrozenLake-v1'"):  # and nothing is trained before
+        main(RLSAEConfig(tmp_path / "study", env="FrozenLake-v1"))
 
 
 def test_an_untrained_agent_has_the_same_shape() -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+GRID = 10
+"""Cells a side."""
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 
 
