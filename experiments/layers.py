@@ -104,24 +104,15 @@ def main(cfg: LayersConfig) -> dict[str, Any]:
     saes, before = given_saes(cfg.saes, layers) if cfg.saes else None, model_sha256(plain)
     cfg.folder.mkdir(parents=True)
     places = make_places(cfg, plain, first, layers) if saes is None else {n: {"name": saes[n]} for n in layers}
-    tuning = {layer: tune(cfg, _settings(plain, layer, sae["name"])) for layer, sae in places.items()}
-    chosen = {
-        layer: _settings(plain, layer, sae["name"]) | _strength(_best(tuning[layer])) for layer, sae in places.items()
-    }
-    benches = train_layers(cfg, chosen)
     texts = read_texts(plain, _dealt(plain)[:TEXTS], cfg.seed)
-    found = [
-        {"layer": layer, "sae": sae, "tuning": tuning[layer], "chosen": _best(tuning[layer])}
-        | layer_record(benches[layer], texts, cfg.seed)
-        for layer, sae in places.items()
-    ]
+    found = compare(cfg, plain, places, texts)
     if model_sha256(plain) != before:
         raise RuntimeError(f"the language model's weights changed: sha256 was {before}")
     result = {
         "env": cfg.env,
         "settings": cfg.record(),
         "blocks": _blocks(plain),
-        "data": scene(benches[layers[0]].envs("test")).task.data_record(),
+        "data": scene(cfg.envs("test", first)).task.data_record(),
         "texts": {"items": len(texts.rows), "token_shares": texts.token_shares()},
         "layers": found,
         "weights_sha256": before,
@@ -160,6 +151,21 @@ def make_places(
         layer: make_layer_sae(lm, texts, (layer, site), cfg.sae, cfg.folder / f"sae-{layer}", cfg.seed)
         for layer in layers
     }
+
+
+def compare(
+    cfg: LayersConfig, plain: Any, places: Mapping[int, Mapping[str, Any]], texts: TaskTexts
+) -> list[dict[str, Any]]:
+    """For each layer its SAE, the strengths tried, the one chosen, and what agents make of it."""
+    settings = {layer: _settings(plain, layer, sae["name"]) for layer, sae in places.items()}
+    tuning = {layer: tune(cfg, one) for layer, one in settings.items()}
+    best = {layer: _best(rows) for layer, rows in tuning.items()}
+    benches = train_layers(cfg, {layer: one | _strength(best[layer]) for layer, one in settings.items()})
+    return [
+        {"layer": layer, "sae": sae, "tuning": tuning[layer], "chosen": best[layer]}
+        | layer_record(benches[layer], texts, cfg.seed)
+        for layer, sae in places.items()
+    ]
 
 
 def tune(cfg: LayersConfig, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

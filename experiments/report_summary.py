@@ -146,7 +146,8 @@ def _failures(failures: Mapping[str, Any]) -> str:
     rows = [(_words(name), *(str(found[kind]) for kind in kinds)) for name, found in failures["searches"].items()]
     meaning = "; ".join(f"{name}: {text}" for name, text in failures["definitions"].items())
     table = _table(("search", *kinds), rows, "failures")
-    return f'<p>Whose fault the {failures["wrong"]} failures are:</p>{table}<p class="note">{escape(meaning)}.</p>'
+    wrong = f"Episodes that ended wrong: {failures['wrong']}. Whose fault:"
+    return f'<p>{wrong}</p>{table}<p class="note">{escape(meaning)}.</p>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
