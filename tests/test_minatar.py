@@ -1,4 +1,4 @@
-"""MinAtar's games behind Gymnasium; skipped where the package is not installed."""
+"""MinAtar games and Atari Breakout as Gymnasium environments, and what is said where their packages are missing."""
 
 from __future__ import annotations
 
@@ -63,3 +63,23 @@ def test_observations_are_the_games_cells() -> None:
     assert cells[9, :, 0].sum() == 1  # the paddle, in the lowest row
     assert cells[1:4, :, 3].all()  # three rows of bricks
     assert str(env.render()).split("\n")[1] == "3" * 10
+
+
+def test_atari_is_seen_as_its_memory() -> None:
+    pytest.importorskip("ale_py")
+    env = gym.make("AtariBreakout-v0")
+    sb3_check_env(env)
+    first, _ = env.reset(seed=3)
+    memory = env.unwrapped.ale.getRAM()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(first, memory.astype(np.float32) / np.float32(255))
+    courses = []
+    for _ in range(2):
+        env.reset(seed=5)
+        courses.append([env.step(action % 4)[0].tolist() for action in range(60)])
+    assert courses[0] == courses[1]
+
+
+def test_atari_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(ImportError, match=r"ale-py package: pip install 'steer-env\[interpret\]'"):
+        gym.make("AtariBreakout-v0")

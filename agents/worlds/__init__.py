@@ -11,6 +11,7 @@ gym.register(
     max_episode_steps=50,
 )
 gym.register("GridWorld-v0", entry_point="agents.worlds.gridworlds:GridWorld", max_episode_steps=100)
+gym.register("AtariBreakout-v0", entry_point="agents.worlds.atari:breakout", max_episode_steps=2_000)
 gym.register("TicTacToeDuel-v0", entry_point="agents.worlds.tictactoe_duel:TicTacToeDuel")
 for _game in GAMES:
     gym.register(

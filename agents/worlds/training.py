@@ -65,6 +65,7 @@ RECIPES: dict[str, Recipe] = {
     "FrozenLake-v1": Recipe(PPO, {**_PPO, "gamma": 0.99}, 150_000),
     "GridWorld-v0": Recipe(PPO, _PPO, 150_000),
     "MinAtarBreakout-v0": Recipe(PPO, {**_PPO, "gamma": 0.99}, 500_000),
+    "AtariBreakout-v0": Recipe(PPO, {**_PPO, "gamma": 0.99}, 500_000),
     "TicTacToeDuel-v0": Recipe(PPO, {**_PPO, "gamma": 0.99}, 400_000, 16),
 }
 

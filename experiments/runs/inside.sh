@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# What is inside RL agents: SAEs, live features and value probes, three seeds each or more. Hours on one core.
+# The last part looks into the tic-tac-toe agents of evidence.sh, where they are.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+runs=${RUNS:-runs}
+export OMP_NUM_THREADS=1
+
+"$python" -m experiments.make_agents --env KingRookKing-v0 --seeds 0 1 2 3 4 5 --saves 25000 50000 100000 200000 \
+  --out "$runs/agents/krk"
+"$python" -m experiments.live_features --agents "$runs/agents/krk" --out "$runs/live-features"
+for seed in 0 1 2; do
+  "$python" -m experiments.rl_sae --agent "$runs/agents/krk/seed-$seed" --sae-seeds 0 1 2 --out "$runs/sae-krk-$seed"
+done
+
+for env in CartPole-v1 MinAtarBreakout-v0; do
+  "$python" -m experiments.make_agents --env "$env" --seeds 0 1 2 --out "$runs/agents/$env"
+  for seed in 0 1 2; do
+    "$python" -m experiments.rl_sae --agent "$runs/agents/$env/seed-$seed" --out "$runs/sae-$env-$seed"
+  done
+  "$python" -m experiments.value_probe --agents "$runs/agents/$env"/seed-{0,1,2} --out "$runs/values-$env"
+done
+
+"$python" -m experiments.value_probe --env FrozenLake-v1 --out "$runs/values-lake"
+for layout in empty obstacles pits; do
+  "$python" -m experiments.value_probe --env GridWorld-v0 --env-kwargs layout "\"$layout\"" --out "$runs/values-$layout"
+done
+"$python" -m experiments.value_probe --env TicTacToeDuel-v0 --losses td returns variance+10*dominance ccs ccs+10*dominance \
+  --out "$runs/values-duel"
+"$python" -m experiments.value_probe --env AtariBreakout-v0 --out "$runs/values-atari"
+
+for run in "$runs"/evidence-TicTacToe/seed-*; do
+  if [ -d "$run" ]; then
+    "$python" -m experiments.controller --run "$run" --blunder 0.3
+  fi
+done
