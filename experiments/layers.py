@@ -28,6 +28,7 @@ from experiments.feature_kinds import TEXTS, TaskTexts, read_texts
 from experiments.layer_features import features_record
 from experiments.layer_saes import given_saes, make_layer_sae
 from experiments.layers_table import draw, markdown
+from experiments.readable import TRAIN, readable
 from experiments.run_folder import refuse_existing, write_json
 from experiments.sae_training import SAEConfig
 from experiments.statistics import bootstrap_mean
@@ -228,6 +229,9 @@ def layer_record(bench: Bench, texts: TaskTexts, seed: int) -> dict[str, Any]:
         "tests": against_trained(arms),
         "gain": gain(arms, seed),
         "item_oracle": item_oracle(bench),
+        "readable": readable(
+            bench.envs("train"), bench.envs("test"), (bench.train_items(0)[:TRAIN], bench.items()), seed
+        ),
         "features": features_record(bench.envs("train"), arms["trained"].played, texts, seed),
     }
 

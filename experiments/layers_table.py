@@ -14,7 +14,18 @@ from matplotlib.figure import Figure
 from experiments.report_figures import LIGHT, Theme, settings
 
 COLUMNS = (
-    *("layer", "strength", "unsteered", "best fixed", "trained", "gain", "on train", "item oracle", "features"),
+    *(
+        "layer",
+        "strength",
+        "unsteered",
+        "best fixed",
+        "trained",
+        "gain",
+        "on train",
+        "read off",
+        "item oracle",
+        "features",
+    ),
     *("effective", "content", "position", "topic"),
 )
 KIND_COLORS = {
@@ -43,10 +54,11 @@ def markdown(result: Mapping[str, Any]) -> str:
         "|---" * len(COLUMNS) + "|",
         *(f"| {' | '.join(cells(row))} |" for row in result["layers"]),
         "",
-        "Intervals: bootstrap over seeds, with one seed over items. Features: distinct ones that a seed uses; "
-        "effective: the exponential of their entropy. Content: share of the used features whose strongest tokens are "
-        "mostly content words, in brackets of the dictionary's. Position, topic: mean bits that their activity tells "
-        f"of these, likewise. {f'The topic is the {topic}.' if topic else 'The items have no topic.'}",
+        f"Intervals: bootstrap over seeds, with one seed over items. {_read_off(result['layers'][0])}Features: "
+        "distinct ones that a seed uses; effective: the exponential of their entropy. Content: share of the used "
+        "features whose strongest tokens are mostly content words, in brackets of the dictionary's. Position, topic: "
+        "mean bits that their activity tells of these, likewise. "
+        f"{f'The topic is the {topic}.' if topic else 'The items have no topic.'}",
         "",
         f"Kinds and bits are computed on the prompts and unsteered completions of {texts['items']} train items; their "
         f"tokens: {base}.",
@@ -58,7 +70,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 def cells(row: Mapping[str, Any]) -> list[str]:
     """What stands under ``COLUMNS``."""
     arms, features, oracle = row["arms"], row["features"], row["item_oracle"]
-    topic = topic_of(row)
+    topic, read = topic_of(row), row["readable"]
     return [
         str(row["layer"]),
         f"{row['chosen']['coefficient']:g}",
@@ -67,6 +79,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{arms['trained']['score']:.3f}",
         f"{row['gain']['mean']:+.3f} ({row['gain']['ci95'][0]:+.3f} to {row['gain']['ci95'][1]:+.3f})",
         f"{arms['trained']['train_score']:.3f}",
+        "" if read is None else f"{read['accuracy']:.3f}",
         "" if oracle is None else f"{oracle['score']:.3f}",
         f"{features['diversity']['distinct']:.1f}",
         f"{features['diversity']['effective']:.1f}",
@@ -79,6 +92,16 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 def topic_of(row: Mapping[str, Any]) -> str | None:
     """What a layer's features are held against beside position; None where the task tells no topic."""
     return next((name for name in row["features"]["information"]["dictionary"] or {} if name != "position"), None)
+
+
+def _read_off(row: Mapping[str, Any]) -> str:
+    read = row["readable"]
+    if read is None:
+        return ""
+    return (
+        f"Read off: how often a linear probe of an episode's first observation names the {read['topic']} of a test "
+        f"item (the commonest one: {read['chance']:.3f}). "
+    )
 
 
 def layer_scores(axes: Axes, theme: Theme, result: Mapping[str, Any]) -> None:
@@ -97,6 +120,9 @@ def layer_scores(axes: Axes, theme: Theme, result: Mapping[str, Any]) -> None:
     for row in rows:
         scores = row["arms"]["trained"]["scores"]
         axes.plot([row["layer"]] * len(scores), scores, "o", color=theme.blue, markersize=4, clip_on=False)
+    if all(row["readable"] for row in rows):
+        told = [row["readable"]["accuracy"] for row in rows]
+        axes.plot(at, told, "x", color=theme.ink, markersize=7, label="read off by a probe", clip_on=False)
     if all(row["item_oracle"] for row in rows):
         best = [row["item_oracle"]["score"] for row in rows]
         axes.plot(at, best, "_", color=theme.ink, markersize=14, label="item oracle", clip_on=False)

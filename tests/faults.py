@@ -937,4 +937,18 @@ FAULTS = [
         "/ abs(plain) if plain else 1.0",
         "test_rl_sae.py::test_the_sparsest_sae_that_keeps_the_return_is_chosen",
     ),
+    Fault(
+        "a probe reads what is seen later in the episode",
+        "experiments/readable.py",
+        'found.setdefault(int(episode.items()["index"][lane]), np.array(obs[lane], dtype=np.float64).ravel())',
+        'found[int(episode.items()["index"][lane])] = np.array(obs[lane - 1], dtype=np.float64).ravel()',
+        "test_readable.py::test_what_is_seen_first_in_each_item",
+    ),
+    Fault(
+        "the probe's lowest score is the answer",
+        "experiments/readable.py",
+        "np.array(topics[name]) == topic, later)",
+        "np.array(topics[name]) != topic, later)",
+        "test_readable.py::test_the_answer_is_read_where_the_model_knows_it",
+    ),
 ]

@@ -262,7 +262,11 @@ def compared_layers():
     told = {"position": 0.125, "subject": 0.5}
     features = {"diversity": {"distinct": 3.0, "effective": 2.5}, "kinds": {"used": kinds, "dictionary": kinds}}
     row = {"chosen": {"coefficient": 1.5}, "arms": arms, "gain": {"mean": 0.5, "ci95": [0.25, 0.75]}}
-    row |= {"features": features | {"information": {"used": told, "dictionary": told}}, "item_oracle": None}
+    row |= {
+        "features": features | {"information": {"used": told, "dictionary": told}},
+        "item_oracle": None,
+        "readable": None,
+    }
     return {"env": EVIL, "layers": [row | {"layer": 2}, row | {"layer": 0}]}
 
 
