@@ -84,7 +84,8 @@ def record_levels(
         model: whose policy plays.
         envs: lanes.
         modules: recorded.
-        cfg: of the policy; its seed is followed by those of the noisier versions.
+        cfg: of the policy; every level has a seed of its own, drawn from ``cfg.seed``, so that no lane of one starts as
+            a lane of another does, nor as one of an agent with the next seed.
         noises: chances of a random action.
         predicates: as in :func:`agents.recording.record`.
 
@@ -93,10 +94,10 @@ def record_levels(
         of their own.
     """
     parts = []
-    for level, epsilon in enumerate((cfg.epsilon, *noises)):
-        played = join(
-            list(record(model, envs, modules, replace(cfg, epsilon=epsilon, seed=cfg.seed + level), predicates))
-        )
+    seeds = np.random.SeedSequence(cfg.seed).generate_state(1 + len(noises)) // 2  # lanes add their number
+    for level, (epsilon, seed) in enumerate(zip((cfg.epsilon, *noises), seeds.tolist(), strict=True)):
+        rollout = replace(cfg, epsilon=epsilon, seed=seed)
+        played = join(list(record(model, envs, modules, rollout, predicates)))
         own = {"trajectory": played.steps["trajectory"] + level * cfg.episodes, "level": np.full(len(played), level)}
         parts.append(Recording(played.activations, played.observations, played.steps | own))
     return join(parts)

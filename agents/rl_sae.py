@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from agents.recording import Recording
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
 _RIDGE = 1e-2
 
 
@@ -51,28 +53,47 @@ def without_feature(sae: Any, feature: int) -> Callable[[Tensor], Tensor]:
     return replace
 
 
-def split_rows(recording: Recording, seed: int, held_out: float = 0.5) -> tuple[Bools, str]:
-    """Rows to learn from (True) and to test on, such that nothing learnt from is tested on.
+def split_rows(recording: Recording, seed: int, unit: str) -> Bools:
+    """``[N]`` rows to learn from (True) and to test on, about half each.
 
-    Where observations repeat (half of them or more), all rows with one observation go to one side; otherwise all
-    rows of one trajectory do.
+    Args:
+        recording: what is split.
+        seed: of the draw.
+        unit: what is kept together: ``"trajectory"``, or ``"observation"`` for worlds with so few states that they
+            come again and again. An observation is on the same side in every recording.
 
-    Returns:
-        ``[N]``, and ``"observation"`` or ``"trajectory"``, what was kept together.
+    Raises:
+        ValueError: ``unit`` is neither.
     """
+    if unit == "observation":
+        rows, which = _distinct(recording)
+        sides = np.array([_side(row.tobytes(), seed) for row in rows])
+        learn: Bools = sides[which]
+        return learn
+    if unit != "trajectory":
+        raise ValueError(f"unit must be 'observation' or 'trajectory', got {unit!r}")
+    trajectory = recording.steps["trajectory"]
+    names = np.unique(trajectory)
+    return ~np.isin(trajectory, np.random.default_rng(seed).permutation(names)[: round(len(names) / 2)])
+
+
+def distinct_rows(recording: Recording, learn: Bools) -> tuple[Rows, Rows]:
+    """Rows that hold each observation once, in order: those learnt from, and those never learnt from."""
+    which = _distinct(recording)[1]
+    known, unknown = np.flatnonzero(learn), np.flatnonzero(~np.isin(which, which[learn]))
+    first, later = (np.sort(rows[np.unique(which[rows], return_index=True)[1]]) for rows in (known, unknown))
+    return first, later
+
+
+def _distinct(recording: Recording) -> tuple[npt.NDArray[Any], Rows]:
+    """The distinct observations, flat, and which one each row has."""
     flat = np.concatenate([rows.reshape(len(recording), -1) for rows in recording.observations.values()], axis=1)
     kinds, which = np.unique(flat, axis=0, return_inverse=True)
-    unit = "observation" if 2 * len(kinds) <= len(recording) else "trajectory"
-    group = which.reshape(-1) if unit == "observation" else recording.steps["trajectory"]
-    names = np.unique(group)
-    test = np.random.default_rng(seed).permutation(names)[: round(held_out * len(names))]
-    return ~np.isin(group, test), unit
+    return kinds, which.reshape(-1)
 
 
-def first_of_each(recording: Recording) -> npt.NDArray[np.int64]:
-    """Rows that hold each distinct observation once, in order."""
-    flat = np.concatenate([rows.reshape(len(recording), -1) for rows in recording.observations.values()], axis=1)
-    return np.sort(np.unique(flat, axis=0, return_index=True)[1])
+def _side(content: bytes, seed: int) -> bool:
+    return bool(blake2b(content, key=str(seed).encode(), digest_size=1).digest()[0] & 1)
 
 
 def auroc(scores: npt.ArrayLike, truths: npt.ArrayLike) -> Floats:
@@ -115,7 +136,13 @@ class Match:
 
 
 def best_matches(
-    train: Floats, train_truths: Mapping[str, Bools], test: Floats, test_truths: Mapping[str, Bools], **kwargs: int
+    train: Floats,
+    train_truths: Mapping[str, Bools],
+    test: Floats,
+    test_truths: Mapping[str, Bools],
+    shuffles: int = 1000,
+    seed: int = 0,
+    groups: npt.NDArray[Any] | None = None,
 ) -> dict[str, Match]:
     """For every predicate the feature that tells it best.
 
@@ -124,14 +151,21 @@ def best_matches(
         train_truths: ``[N]`` by predicate.
         test: ``[N', F]`` features of the other states.
         test_truths: ``[N']`` by predicate; one that holds everywhere or nowhere on either side is left out.
-        kwargs: ``shuffles`` and ``seed`` of :func:`chance`.
+        shuffles: of :func:`chance`.
+        seed: of :func:`chance`.
+        groups: of :func:`chance`, ``[N']``.
     """
+    names = [
+        name
+        for name, truth in train_truths.items()
+        if all(labels.any() and not labels.all() for labels in (truth, test_truths[name]))
+    ]
+    if not names:
+        return {}
+    areas = auroc(train, np.stack([train_truths[name] for name in names], axis=1))
     found = {}
-    for name in train_truths:
+    for name, scores in zip(names, areas.T, strict=True):
         truth, later = train_truths[name], test_truths[name]
-        if any(labels.all() or not labels.any() for labels in (truth, later)):
-            continue
-        scores = auroc(train, truth[:, None])[:, 0]
         feature = int(np.abs(scores - 0.5).argmax())
         sign = 1 if scores[feature] >= 0.5 else -1
         chosen, measured = sign * train[:, feature], sign * test[:, feature]
@@ -139,10 +173,10 @@ def best_matches(
         found[name] = Match(
             feature,
             sign,
-            float(auroc(chosen[:, None], truth[:, None])[0, 0]),
+            float(scores[feature] if sign > 0 else 1 - scores[feature]),
             value,
             f1(measured > best_threshold(chosen, truth), later),
-            chance(measured, later, value, **kwargs),
+            chance(measured, later, value, shuffles, seed, groups),
         )
     return found
 
@@ -158,10 +192,30 @@ def faithful_features(
     return np.flatnonzero(high.any(axis=1)).tolist()
 
 
-def chance(scores: Floats, truth: Bools, value: float, shuffles: int = 1000, seed: int = 0) -> float:
-    """How often a shuffled truth is told as well: permutation p-value of an AUROC, one-sided, never 0."""
+def chance(
+    scores: Floats,
+    truth: Bools,
+    value: float,
+    shuffles: int = 1000,
+    seed: int = 0,
+    groups: npt.NDArray[Any] | None = None,
+) -> float:
+    """How often a shuffled truth is told as well: permutation p-value of an AUROC, one-sided, never 0.
+
+    Args:
+        scores: ``[N]``.
+        truth: ``[N]``.
+        value: the AUROC.
+        shuffles: number of them.
+        seed: of the shuffles.
+        groups: ``[N]`` the trajectory of each row, where rows follow each other in time. The whole truth is then turned
+            round by a random number of rows, so that neighbours alike are no evidence.
+    """
     rng = np.random.default_rng(seed)
-    shuffled = np.stack([rng.permutation(truth) for _ in range(shuffles)], axis=1)
+    if groups is None:
+        shuffled = np.stack([rng.permutation(truth) for _ in range(shuffles)], axis=1)
+    else:
+        shuffled = np.stack([np.roll(truth, turn) for turn in rng.integers(1, len(truth), size=shuffles)], axis=1)
     null = auroc(scores[:, None], shuffled)[0]
     return float((1 + (null >= value - 1e-12).sum()) / (1 + shuffles))
 

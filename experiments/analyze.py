@@ -118,7 +118,7 @@ def _kinds(evaluated: EvaluatedRun, causal: Causal) -> dict[int, dict[str, Any]]
     """What kind of feature each is that steered or was removed."""
     used = {int(feature) for feature in evaluated.steered["feature"].unique() if feature >= 0}
     used |= {feature for table in causal.removals.values() for feature in table}
-    texts = read_texts(causal.envs, causal.courses.items[:TEXTS], evaluated.result["seed"])
+    texts = read_texts(causal.envs, causal.courses.items[:TEXTS], evaluated.result["seed"])  # drawn already
     return feature_kinds(causal.envs, texts, sorted(used))
 
 

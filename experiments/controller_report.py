@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from agents.probes_data import OBSERVATION
+from experiments.markdown import markdown_table
 from experiments.report_figures import Theme
 
 _LEVEL = 0.05
@@ -109,7 +110,7 @@ def _probe_table(result: Mapping[str, Any]) -> str:
         ]
         for fact in probes[OBSERVATION]
     ]
-    return _table([*head, "shuffled"], rows)
+    return markdown_table([*head, "shuffled"], rows)
 
 
 def _gain_table(result: Mapping[str, Any]) -> str:
@@ -119,7 +120,7 @@ def _gain_table(result: Mapping[str, Any]) -> str:
         [_words(fact), *(_gain(bars[bar][fact]) for bars in gains.values() for bar in bars)]
         for fact in result["probes"][OBSERVATION]
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _gain(row: Mapping[str, Any]) -> str:
@@ -129,7 +130,7 @@ def _gain(row: Mapping[str, Any]) -> str:
 def _number_table(numbers: Mapping[str, Any]) -> str:
     kinds = [name for name in numbers if name != "critic_spearman"]
     rows = [[_source(source), *(_cell(numbers[kind][source]) for kind in kinds)] for source in numbers[kinds[0]]]
-    return _table(["source", *kinds], rows)
+    return markdown_table(["source", *kinds], rows)
 
 
 def _value_table(values: Mapping[str, Any]) -> str:
@@ -139,7 +140,9 @@ def _value_table(values: Mapping[str, Any]) -> str:
         for layer, table in values.items()
         for loss, row in table.items()
     ]
-    return _table(["layer", "loss", *(column.replace("_", ", ").replace("r2", "R2") for column in columns)], rows)
+    return markdown_table(
+        ["layer", "loss", *(column.replace("_", ", ").replace("r2", "R2") for column in columns)], rows
+    )
 
 
 def _feature_table(features: Mapping[str, Any]) -> str:
@@ -147,7 +150,7 @@ def _feature_table(features: Mapping[str, Any]) -> str:
     rows = [[name, *(_cell(row[column]) for column in columns)] for name, row in features["columns"].items()]
     sae = features["sae"]
     said = f"The SAE: {sae['features']} features, k {sae['k']}, explained variance {sae['explained_variance']:.3f}."
-    return said + "\n\n" + _table(["columns", *map(_words, columns)], rows)
+    return said + "\n\n" + markdown_table(["columns", *map(_words, columns)], rows)
 
 
 def _layer(name: str) -> str:
@@ -169,8 +172,3 @@ def _cell(value: float | int | None) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

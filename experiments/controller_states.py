@@ -28,7 +28,8 @@ class Overhearing(SB3VecEnv):
     """Lanes of a Steer environment with ``compare=True``.
 
     Attributes:
-        alone: by the moves of a game so far, what the unsteered model would have said.
+        alone: by the moves of a game so far, what the model would have said there if it were not steered at this move.
+            Earlier moves were steered and are what it read; they can differ, and the first visit counts.
     """
 
     alone: dict[str, str]
@@ -155,7 +156,7 @@ def _half(count: int, seed: int) -> npt.NDArray[np.bool_]:
 
 
 def _unsteered(boards: Sequence[Any], said: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
-    """What the language model would do if it were left alone: the risk that the controller is there to avert."""
+    """What the language model would do if it were not steered at this move: the risk that the controller averts."""
     cells = [int(text) - 1 if text.strip() in set("123456789") else -1 for text in said]
     pairs = list(zip(boards, cells, strict=True))
     return {

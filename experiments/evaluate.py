@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.controls import CONTROLS, FixedSearch, Setting, controls_for, search_best_fixed
 from agents.evaluation import Played, Policy, play, trained_policy
-from experiments.assembly import load_trained, make_envs, model_sha256, provenance, scene
+from experiments.assembly import drawn_items, load_trained, make_envs, model_sha256, provenance, scene
 from experiments.evaluation_table import print_result
 from experiments.interventions import interventions_of, used_features, write_interventions
 from experiments.run_folder import RunFolder, read_json, write_json
@@ -208,10 +208,8 @@ def _count(cfg: EvaluateConfig, envs: Envs) -> int:
 
 
 def _items(envs: Envs, cfg: EvaluateConfig) -> list[int]:
-    """The first ``episodes`` of a seeded permutation of the items that ``envs`` deals."""
-    dealt = _dealt(envs)
-    items: list[int] = dealt[np.random.default_rng(cfg.seed).permutation(len(dealt))[: cfg.episodes]].tolist()
-    return items
+    """At most ``episodes`` of the items that ``envs`` deals."""
+    return drawn_items(_dealt(envs).tolist(), cfg.episodes, cfg.seed)
 
 
 def _dealt(envs: Any) -> Any:

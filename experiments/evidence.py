@@ -48,6 +48,8 @@ class EvidenceConfig(Trainings):
         super().__post_init__()
         if self.tuning_timesteps < 1:
             raise ValueError(f"tuning_timesteps must be at least 1, got {self.tuning_timesteps}")
+        if self.test_items is not None and self.test_items < 1:
+            raise ValueError(f"test_items must be at least 1, got {self.test_items}")
         if self.oracle_items < 0:
             raise ValueError(f"oracle_items must be at least 0, got {self.oracle_items}")
 

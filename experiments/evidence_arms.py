@@ -16,7 +16,7 @@ from agents.corrsteer import fit_corrsteer
 from agents.evaluation import Played, Policy, play, trained_policy
 from agents.finetune import LoRA, finetune
 from agents.variants import unsteered_variants
-from experiments.assembly import load_trained, make_envs, scene, trained_mask
+from experiments.assembly import drawn_items, load_trained, make_envs, scene, trained_mask
 from experiments.run_folder import RunFolder
 from experiments.statistics import score_interval
 
@@ -30,8 +30,8 @@ class Bench:
     Attributes:
         runs: run folders of the trained agent, one a seed; environment, settings and mask are theirs.
         folder: where fine-tuned models go.
-        test_items: how many items of test; None is all.
-        oracle_items: how many of these the item oracle has.
+        test_items: how many items of test at most, drawn; None is all.
+        oracle_items: how many of these the item oracle has at most, drawn.
         num_envs: lanes.
         seed: of sampled decoding, random arms and searches.
         lora: how fine-tuning is done; None leaves it out.
@@ -69,10 +69,9 @@ class Bench:
         """What was trained with a seed."""
         return trained_policy(*load_trained(RunFolder.open(self.runs[seed]), self.envs("test", seed)))
 
-    def items(self) -> range:
+    def items(self) -> list[int]:
         """The test items."""
-        count = len(scene(self.envs("test")).task)
-        return range(count if self.test_items is None else self.test_items)
+        return drawn_items(range(len(scene(self.envs("test")).task)), self.test_items, self.seed)
 
     def fits(self) -> range:
         """Training seeds with items of their own to learn from: one, where all learn from the same."""
@@ -196,8 +195,8 @@ def other_decoding(bench: Bench) -> dict[str, Arm]:
 
 
 def item_oracle(bench: Bench) -> dict[str, Any] | None:
-    """The best single feature of each item, by trying all of them on the first ``oracle_items`` of test."""
-    items = bench.items()[: bench.oracle_items]
+    """The best single feature of each item, by trying all of them on ``oracle_items`` of test."""
+    items = drawn_items(bench.items(), bench.oracle_items, bench.seed)
     if not items:
         return None
     envs = bench.envs("test", **bench.every)

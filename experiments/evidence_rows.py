@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from agents.evaluation import Played, play
-from experiments.assembly import scene
+from experiments.assembly import drawn_items, scene
 from experiments.evaluate import beside_train, compare_arms
 from experiments.evidence_arms import Arm, Bench
-from experiments.statistics import bootstrap_mean, holm, mcnemar, score_interval
+from experiments.statistics import holm, mcnemar, runs_interval
 from steer_env.labels import promoted
 
 TRAIN_ITEMS = 5_000  # at most so many are played again
@@ -58,7 +58,7 @@ def _row(arm: Arm, unsteered: Played, task: Any, seed: int) -> dict[str, Any]:
         "n": len(first.episodes),
         "score": float(np.mean(scores)),
         "scores": scores,
-        "ci95": bootstrap_mean(scores, seed) if len(scores) > 1 else score_interval(first.scores.tolist()),
+        "ci95": runs_interval([played.scores.tolist() for played in arm.played], seed),
         "corrected": float(np.mean([change["corrected"] for change in changes])),
         "broken": float(np.mean([change["broken"] for change in changes])),
         "coherence": float(np.mean(levels)) if levels else None,
@@ -71,10 +71,10 @@ def _row(arm: Arm, unsteered: Played, task: Any, seed: int) -> dict[str, Any]:
 
 
 def _train_beside_test(bench: Bench, arm: Arm) -> dict[str, float]:
-    """Score of the agents on items that they learned from, and how many test episodes went as one of those."""
+    """Score of the agents on items that they may learn from, and how many test episodes went as one of those."""
     found = []
     for seed, played in enumerate(arm.played):
-        items, envs = bench.train_items(seed)[:TRAIN_ITEMS], bench.envs("train", seed)
+        items, envs = drawn_items(bench.train_items(seed), TRAIN_ITEMS, bench.seed), bench.envs("train", seed)
         found.append(beside_train(played, play(envs, bench.agent(seed), items, bench.seed, tokens=False)))
     return {name: float(np.mean([row[name] for row in found])) for name in ("train_score", "train_n", "seen_in_train")}
 

@@ -1,12 +1,13 @@
 """One table over several evidence runs: ``python -m experiments.evidence_summary --runs runs/evidence-*``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from experiments.markdown import markdown_table
 from experiments.run_folder import read_json
 
 CORRSTEER = ("corrsteer", "corrsteer, same strength")
@@ -30,9 +31,7 @@ def main(cfg: EvidenceSummaryConfig) -> str:
     Raises:
         FileNotFoundError: A run has no evidence yet.
     """
-    lines = [_line(COLUMNS), "|" + "---|" * len(COLUMNS)]
-    lines += [_line(_cells(_read(run))) for run in cfg.runs]
-    table = "\n".join(lines)
+    table = markdown_table(COLUMNS, [_cells(_read(run)) for run in cfg.runs])
     print(table)
     return table
 
@@ -70,10 +69,6 @@ def _cells(result: Mapping[str, Any]) -> list[str]:
 
 def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

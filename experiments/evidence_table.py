@@ -37,8 +37,8 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(f"Item oracle (one feature an item, {found['items']} items): {found['score']:.3f}.")
     lines += ["", "| trained against | difference | p |", "|---|---|---|"]
     lines += [f"| {name} | {test['difference']:+.3f} | {test['p_holm']:.1e} |" for name, test in tests.items()]
-    lines += ["", "p: exact McNemar, the largest over seeds, Holm's correction over arms. 95 %: Wilson over items, or"]
-    lines += ["where there are seeds a bootstrap over these.", ""]
+    lines += ["", "p: exact McNemar, the largest over seeds, Holm's correction over arms. 95 %: Wilson over items, and"]
+    lines += ["where there are seeds Student's t over these if that is wider.", ""]
     return "\n".join(lines)
 
 

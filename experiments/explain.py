@@ -138,10 +138,17 @@ def main(cfg: ExplainConfig) -> dict[str, Any]:
 
 
 def write_labels(record: dict[str, Any], path: Path) -> None:
-    """Write the labels as rows of ``index``, ``description`` and ``source``; no file where none was found."""
+    """Write the labels as rows of ``index``, ``description`` and ``source``; no file where none was found.
+
+    The source says so where the prompt did not allow to judge a label.
+    """
     source = f"self-explanation of {record['model']}, prompt {record['prompt']['text'] + record['prompt']['begin']!r}"
     rows = [
-        {"index": row["feature"], "description": row["label"], "source": f"{source}, scale {row['scale']:g}"}
+        {
+            "index": row["feature"],
+            "description": row["label"],
+            "source": f"{source}, scale {row['scale']:g}{', not judged' if row['failed'] is None else ''}",
+        }
         for row in record["features"]
         if row["label"] and not row["failed"]
     ]

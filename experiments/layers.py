@@ -21,7 +21,7 @@ import tyro
 from agents.controls import CONTROLS, Setting, fixed, search_best_fixed
 from agents.evaluation import play
 from experiments import sae_training
-from experiments.assembly import make_envs, model_sha256, parse_settings, provenance, scene
+from experiments.assembly import drawn_items, make_envs, model_sha256, parse_settings, provenance, scene
 from experiments.evidence_arms import Arm, Bench, best_fixed, item_oracle, trained
 from experiments.evidence_rows import against_trained, rows
 from experiments.feature_kinds import TEXTS, TaskTexts, read_texts
@@ -31,7 +31,7 @@ from experiments.layers_table import draw, markdown
 from experiments.readable import TRAIN, readable
 from experiments.run_folder import refuse_existing, write_json
 from experiments.sae_training import SAEConfig
-from experiments.statistics import bootstrap_mean
+from experiments.statistics import runs_interval
 from experiments.train_config import settings_of
 from experiments.trainings import Trainings, train_all
 from steer_env.registry import language_model
@@ -59,14 +59,14 @@ class LayersConfig(Trainings):
     total_timesteps: int = 30_000
     """Tokens of each training."""
     test_items: int | None = None
-    """Items of test; by default all."""
+    """Items of test at most, drawn; by default all."""
     oracle_items: int = 100
     """Test items on which the item oracle tries every feature; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("sae_texts", "tuning_items"):
-            if getattr(self, name) < 1:
+        for name in ("sae_texts", "tuning_items", "test_items"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.oracle_items < 0:
             raise ValueError(f"oracle_items must be at least 0, got {self.oracle_items}")
@@ -105,7 +105,7 @@ def main(cfg: LayersConfig) -> dict[str, Any]:
     saes, before = given_saes(cfg.saes, layers) if cfg.saes else None, model_sha256(plain)
     cfg.folder.mkdir(parents=True)
     places = make_places(cfg, plain, first, layers) if saes is None else {n: {"name": saes[n]} for n in layers}
-    texts = read_texts(plain, _dealt(plain)[:TEXTS], cfg.seed)
+    texts = read_texts(plain, drawn_items(_dealt(plain), TEXTS, cfg.seed), cfg.seed)
     found = compare(cfg, plain, places, texts)
     if model_sha256(plain) != before:
         raise RuntimeError(f"the language model's weights changed: sha256 was {before}")
@@ -146,7 +146,10 @@ def make_places(
 ) -> dict[int, dict[str, Any]]:
     """Train an SAE for each layer, into the folder, and say what it is worth."""
     splits = {"train": plain, "validation": cfg.envs("validation", settings)}
-    texts = {name: read_texts(envs, _dealt(envs)[: cfg.sae_texts], cfg.seed).rows for name, envs in splits.items()}
+    texts = {
+        name: read_texts(envs, drawn_items(_dealt(envs), cfg.sae_texts, cfg.seed), cfg.seed).rows
+        for name, envs in splits.items()
+    }
     lm, site = language_model(scene(plain)), scene(plain).model.site
     return {
         layer: make_layer_sae(lm, texts, (layer, site), cfg.sae, cfg.folder / f"sae-{layer}", cfg.seed)
@@ -180,7 +183,7 @@ def tune(cfg: LayersConfig, settings: Mapping[str, Any]) -> list[dict[str, Any]]
         row = {"coefficient": coefficient, "residual_units": coefficient * unit}
         train, validation = (cfg.envs(split, {**settings, **_strength(row)}) for split in ("train", "validation"))
         search = search_best_fixed(train, cfg.seed)
-        items = _dealt(validation)[: cfg.tuning_items]
+        items = drawn_items(_dealt(validation), cfg.tuning_items, cfg.seed)
         played = play(validation, fixed(search.best), items, cfg.seed, tokens=False)
         found.append(
             row
@@ -230,7 +233,10 @@ def layer_record(bench: Bench, texts: TaskTexts, seed: int) -> dict[str, Any]:
         "gain": gain(arms, seed),
         "item_oracle": item_oracle(bench),
         "readable": readable(
-            bench.envs("train"), bench.envs("test"), (bench.train_items(0)[:TRAIN], bench.items()), seed
+            bench.envs("train"),
+            bench.envs("test"),
+            (drawn_items(bench.train_items(0), TRAIN, seed), bench.items()),
+            seed,
         ),
         "features": features_record(bench.envs("train"), arms["trained"].played, texts, seed),
     }
@@ -239,13 +245,12 @@ def layer_record(bench: Bench, texts: TaskTexts, seed: int) -> dict[str, Any]:
 def gain(arms: Mapping[str, Arm], seed: int) -> dict[str, Any]:
     """The trained arm less the unsteered one on the same items: ``by_seed``, their ``mean`` and its ``ci95``.
 
-    The interval is a bootstrap over training seeds, or with one seed over items.
+    The interval is that of :func:`experiments.statistics.runs_interval`.
     """
     alone = arms["unsteered"].played[0].scores
-    differences = [played.scores - alone for played in arms["trained"].played]
-    by_seed = [float(each.mean()) for each in differences]
-    sample = by_seed if len(by_seed) > 1 else differences[0].tolist()
-    return {"by_seed": by_seed, "mean": float(np.mean(by_seed)), "ci95": bootstrap_mean(sample, seed)}
+    differences = [(played.scores - alone).tolist() for played in arms["trained"].played]
+    by_seed = [float(np.mean(each)) for each in differences]
+    return {"by_seed": by_seed, "mean": float(np.mean(by_seed)), "ci95": runs_interval(differences, seed)}
 
 
 def _refuse_one_saes_own(cfg: LayersConfig) -> None:

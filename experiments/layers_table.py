@@ -54,7 +54,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "|---" * len(COLUMNS) + "|",
         *(f"| {' | '.join(cells(row))} |" for row in result["layers"]),
         "",
-        f"Intervals: bootstrap over seeds, with one seed over items. {_read_off(result['layers'][0])}Features: "
+        f"Intervals: over seeds (t), or over items where that is wider. {_read_off(result['layers'][0])}Features: "
         "distinct ones that a seed uses; effective: the exponential of their entropy. Content: share of the used "
         "features whose strongest tokens are mostly content words, in brackets of the dictionary's. Position, topic: "
         "mean bits that their activity tells of these, likewise. "

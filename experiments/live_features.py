@@ -19,12 +19,12 @@ from torch import Tensor
 
 from agents.activations import Activations
 from agents.recording import RolloutConfig, join, record
-from agents.rl_sae import split_rows
+from agents.rl_sae import distinct_rows, split_rows
 from experiments.live_features_report import as_markdown, draw
-from experiments.live_fits import relation
+from experiments.live_fits import correct, relation
 from experiments.run_folder import read_json, write_json
 from experiments.sae_training import SAEConfig, sae_quality, train_sae
-from experiments.world_agents import PLACES, WorldAgent
+from experiments.world_agents import PLACES, WorldAgent, unit_of
 
 COUNTS = {"live": "its own held-out states", "live_on_same": "the same states for all"}
 
@@ -52,7 +52,7 @@ class LiveFeaturesConfig:
     epsilon: float = 0.2
     """Share of random actions in them."""
     states: int = 4_000
-    """Held-out states on which features are counted, at most: as many of every agent."""
+    """Different held-out states on which features are counted, at most: as many of every agent."""
     shuffles: int = 10_000
     """Of the permutation tests."""
     seed: int = 0
@@ -66,7 +66,7 @@ class Decomposed:
     Attributes:
         row: what is written of it.
         sae: of SAELens.
-        held_out: ``[n, M]`` activations, in random order.
+        held_out: ``[n, M]`` activations of different states, in random order.
         observations: ``[n, ...]`` of the same states.
         read: from observations to activations of this agent.
     """
@@ -98,15 +98,17 @@ def main(cfg: LiveFeaturesConfig) -> dict[str, Any]:
     rows = [one.row for one in found]
     lengths, trainings = [row["steps"] for row in rows], [row["training"] for row in rows]
     scores = [row["score"] for row in rows]
+    relations = {
+        name: relation([row[name] for row in rows], scores, lengths, trainings, cfg.shuffles, cfg.seed)
+        for name in COUNTS
+    }
+    correct(relations)
     result: dict[str, Any] = {
         "env": next(iter(cards.values()))["env"],
         "states": states,
         "counts": COUNTS,
         "agents": rows,
-        "relations": {
-            name: relation([row[name] for row in rows], scores, lengths, trainings, cfg.shuffles, cfg.seed)
-            for name in COUNTS
-        },
+        "relations": relations,
         "wall_s": time.perf_counter() - start,
         "cpu_s": time.process_time() - cpu,
         "config": asdict(cfg),
@@ -143,8 +145,8 @@ def decompose(cfg: LiveFeaturesConfig, folder: Path, card: dict[str, Any]) -> De
     module = cfg.module or PLACES[agent.algorithm][0]
     rollout = RolloutConfig(cfg.episodes, cfg.seed, cfg.epsilon)
     recording = join(list(record(agent.model, agent.lanes(), [module], rollout)))
-    learn, _ = split_rows(recording, cfg.seed)
-    held_out = np.random.default_rng(cfg.seed).permutation(np.flatnonzero(~learn))
+    learn = split_rows(recording, cfg.seed, unit_of(agent.env))
+    held_out = np.random.default_rng(cfg.seed).permutation(distinct_rows(recording, learn)[1])
     acts = recording.activations[module]
     sae = train_sae(acts[learn], SAEConfig(cfg.width, cfg.k, cfg.samples, scaled=True), {}, cfg.seed)
     row = {
@@ -162,8 +164,8 @@ def count_live(cfg: LiveFeaturesConfig, found: Sequence[Decomposed]) -> int:
     """Write ``live``, ``live_on_same`` and the SAE's quality into every row; returns on how many states.
 
     More states wake more features, so their number is the same for every agent: ``live`` counts on the agent's own
-    held-out states, ``live_on_same`` on one set, drawn evenly from those of all agents (some of which an SAE may have
-    seen in training), so that what an agent visits plays no part.
+    held-out states, ``live_on_same`` on one set, drawn evenly from those of all agents, so that what an agent visits
+    plays no part. In worlds of few states no SAE has learnt from any of them.
     """
     states = min(cfg.states, *(len(one.held_out) for one in found))
     shares = np.array_split(np.arange(states), len(found))

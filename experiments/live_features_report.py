@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import factorial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from experiments.live_fits import centred
+from experiments.markdown import markdown_table
 
 _LEVEL = 0.05
 
@@ -33,12 +34,13 @@ def as_markdown(result: Mapping[str, Any]) -> str:
             f"whole trainings, so that p cannot be below {1 / factorial(trainings):.2g}."
             if len(agents) == trainings * len(lengths)
             else "agent by agent, since not every training has every length."
-        ),
+        )
+        + " Holm's correction is over both fits and both ways of counting.",
     ]
     for name, relation in result["relations"].items():
         parts += [f"## Counted on {result['counts'][name]}", _fits(relation), _verdict(relation), _lengths(relation)]
     head = ["agent", "steps", "score", "live", "on the same states", "explained", "L0"]
-    parts += ["## Agents", _table(head, [_agent(row) for row in agents])]
+    parts += ["## Agents", markdown_table(head, [_agent(row) for row in agents])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,7 +57,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         grid = np.linspace(live.min(), live.max(), 200)
         for name, style in (("linear", "--"), ("quadratic", "-")):
             found = relation["fits"][name]
-            label = f"{name}: R² {found['r2']:.2f}, p {found['p']:.2g}"
+            label = f"{name}: R² {found['r2']:.2f}"
             whole.plot(grid, np.polyval(found["coefficients"], grid), style, color="0.4", lw=1.2, label=label)
         points = whole.scatter(live, score, zorder=3, **scale)
         whole.set(xlabel="live features", ylabel=result["config"]["score"])
@@ -72,29 +74,26 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 def _fits(relation: Mapping[str, Any]) -> str:
     rows = [
-        [name, *(f"{found[column]:.3f}" for column in ("r2", "p", "r2_within", "p_within"))]
+        [name, *(f"{found[column]:.3f}" for column in ("r2", "r2_within", "p_within", "p_holm"))]
         for name, found in relation["fits"].items()
     ]
-    return _table(["fit", "R2", "p", "R2 within", "p within"], rows)
+    return markdown_table(["fit", "R2", "R2 within", "p within", "after Holm"], rows)
 
 
 def _verdict(relation: Mapping[str, Any]) -> str:
     best, fits = relation["best_count"], relation["fits"]
-    top = "has no highest point" if best is None else f"is highest at {best:.0f} live features"
-    ends = {place: any(found[place] < _LEVEL for found in fits.values()) for place in ("p", "p_within")}
+    top = "has no highest point among these counts" if best is None else f"is highest at {best:.0f} live features"
     said = (
-        "Score and count go together, also among agents of one length"
-        if ends["p_within"]
-        else "Score and count go together; that they do among agents of one length is not shown"
-        if ends["p"]
-        else "No relation of score and count is seen"
+        "Score and count go together among agents of one length"
+        if any(found["p_holm"] < _LEVEL for found in fits.values())
+        else "That score and count go together among agents of one length is not shown"
     )
     return f"{said} (r {relation['r']:.2f}, within lengths {relation['r_within']:.2f}). The quadratic fit {top}."
 
 
 def _lengths(relation: Mapping[str, Any]) -> str:
     rows = [[f"{int(length):,}", str(row["n"]), _number(row["r"])] for length, row in relation["by_length"].items()]
-    return "Agents of one length:\n\n" + _table(["steps", "agents", "r"], rows)
+    return "Agents of one length:\n\n" + markdown_table(["steps", "agents", "r"], rows)
 
 
 def _agent(row: Mapping[str, Any]) -> list[str]:
@@ -104,8 +103,3 @@ def _agent(row: Mapping[str, Any]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

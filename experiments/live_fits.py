@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from experiments.statistics import holm
 
 Floats = npt.NDArray[np.float64]
 DEGREES = {"linear": 1, "quadratic": 2}
@@ -140,27 +142,35 @@ def relation(
         seed: of the permutation tests.
 
     Returns:
-        ``r`` and ``r_within`` (what lengths explain taken away); by fit ``coefficients``, ``r2`` and ``p``, and
-        ``r2_within`` and ``p_within`` inside lengths; ``best_count`` of the quadratic; ``by_length``, r and n of each.
+        ``r`` and ``r_within`` (what lengths explain taken away); by fit ``coefficients``, ``r2``, and ``r2_within`` and
+        ``p_within`` inside lengths (over all lengths there is no p: agents of one training are no independent cases);
+        ``best_count`` of the quadratic, None where that is outside the counts; ``by_length``, r and n of each.
     """
     x, y, names = np.asarray(counts, dtype=np.float64), np.asarray(scores, dtype=np.float64), np.asarray(lengths)
     fits = {
         name: {
             "coefficients": fit(x, y, degree).tolist(),
             "r2": explained(x, y, degree),
-            "p": chance(x, y, degree, shuffles=shuffles, seed=seed),
             "r2_within": explained(x, y, degree, lengths),
             "p_within": chance(x, y, degree, lengths, trainings, shuffles, seed),
         }
         for name, degree in DEGREES.items()
     }
+    best = best_count(fit(x, y, 2))
     alone = {length: names == length for length in np.unique(names)}
     return {
         "r": correlation(x, y),
         "r_within": correlation(x, y, lengths),
         "fits": fits,
-        "best_count": best_count(fit(x, y, 2)),
+        "best_count": best if best is not None and x.min() <= best <= x.max() else None,
         "by_length": {
             str(length): {"n": int(rows.sum()), "r": correlation(x[rows], y[rows])} for length, rows in alone.items()
         },
     }
+
+
+def correct(relations: Mapping[str, Any]) -> None:
+    """Write into every fit ``p_holm``, its ``p_within`` after Holm's correction over all fits of all relations."""
+    fits = {f"{name} {kind}": found for name, one in relations.items() for kind, found in one["fits"].items()}
+    for name, p in holm({name: found["p_within"] for name, found in fits.items()}).items():
+        fits[name]["p_holm"] = p

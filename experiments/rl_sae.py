@@ -22,10 +22,10 @@ from agents.rl_sae import playing_through, principal_components
 from agents.worlds import breakout_predicates, cartpole_predicates, king_rook_predicates
 from experiments.feature_cards import draw_cards, feature_cards
 from experiments.rl_sae_report import as_markdown
-from experiments.rl_sae_scores import Acting, States, look_closely, over_seeds, score_columns, split_states
+from experiments.rl_sae_scores import FEWEST, Acting, States, look_closely, over_seeds, score_columns, split_states
 from experiments.run_folder import read_json, write_json
-from experiments.sae_training import SAEConfig, sae_quality, train_sae
-from experiments.world_agents import PLACES, WorldAgent
+from experiments.sae_training import SAEConfig, check, sae_quality, train_sae
+from experiments.world_agents import PLACES, WorldAgent, unit_of
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,24 @@ class RLSAEConfig:
     env_kwargs: dict[str, str] = field(default_factory=dict)
     """Arguments of the world, each as JSON, where an agent is trained."""
 
+    def __post_init__(self) -> None:
+        if not self.sae_seeds:
+            raise ValueError("sae_seeds must name at least one seed")
+        for name in ("games", "cards", "shuffles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        sae_configs(self)
+
 
 def main(cfg: RLSAEConfig) -> dict[str, Any]:
     """Run the whole study and write it down.
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: the world has no predicates, the module does not exist, or there is no seed for the SAEs.
+        ValueError: the world has no predicates, or the module does not exist or takes no part in what is done.
     """
     if cfg.out.exists():
         raise FileExistsError(f"{cfg.out} exists")
-    if not cfg.sae_seeds:
-        raise ValueError("sae_seeds must name at least one seed")
     torch.set_num_threads(1)
     start = time.perf_counter()
     study = Study.begin(cfg)
@@ -139,7 +145,8 @@ class Study:
         """Load or train the agent, and record it.
 
         Raises:
-            ValueError: its world has no predicates; raised before anything is trained.
+            ValueError: its world has no predicates, raised before anything is trained; too little is recorded to tell
+                of any; or what is decomposed does not matter to what the agent does, as a critic does not.
         """
         fresh = cfg.agent == "train"
         env = cfg.env if fresh else read_json(Path(cfg.agent) / "agent.json")["env"]
@@ -150,7 +157,13 @@ class Study:
         module = cfg.module or last_hidden
         rollout = RolloutConfig(cfg.episodes or WORLDS[env].episodes, cfg.seed, cfg.epsilon)
         recorded = record(agent.model, agent.lanes(), [module, outputs], rollout, WORLDS[env].predicates)
-        return cls(cfg, agent, module, outputs, split_states(join(list(recorded)), module, outputs, cfg.seed))
+        states = split_states(join(list(recorded)), module, outputs, cfg.seed, unit_of(env))
+        study = cls(cfg, agent, module, outputs, states)
+        if torch.equal(study.said_through(torch.zeros_like), study.said_through(lambda acts: acts)):
+            raise ValueError(f"{module!r} does not matter to what the agent does: nothing can be seen by replacing it")
+        if not states.truths(states.test):
+            raise ValueError(f"no predicate holds and fails in {FEWEST} units of either half: record more episodes")
+        return study
 
     def result(self, saes: dict[str, dict[int, Any]]) -> dict[str, Any]:
         """All that is found out, by the SAEs by name and seed."""
@@ -170,9 +183,9 @@ class Study:
                 for name, seeds in saes.items()
             },
             "substitutions": self.substitutions(),
-            "columns": self.columns(),
         }
         best = found["chosen"] = choose(found, cfg.kept)
+        found["columns"] = self.columns(best)
         scored = found["saes"][best]["predicates"]
         acting = Acting(self.earned_through, self.said_through)
         first = saes[best][cfg.sae_seeds[0]]
@@ -201,13 +214,16 @@ class Study:
         return found
 
     @torch.no_grad()
-    def columns(self) -> dict[str, Any]:
-        """What other columns of numbers stand for: neurons, components, outputs, an untrained network and its SAE."""
+    def columns(self, chosen: str) -> dict[str, Any]:
+        """What other columns of numbers stand for: neurons, components, outputs, an untrained network and its SAE.
+
+        Args:
+            chosen: name of the SAE that the untrained network gets too.
+        """
         states, cfg = self.states, self.cfg
         untrained = recompute(self.agent.untrained().policy, states.recording, [self.module]).activations[self.module]
-        largest = SAEConfig(max(cfg.widths), max(cfg.ks), cfg.samples, scaled=True)
         with torch.enable_grad():
-            sae = train_sae(untrained[states.visited], largest, {}, cfg.seed)
+            sae = train_sae(untrained[states.visited], sae_configs(cfg)[chosen], {}, cfg.sae_seeds[0])
         halves = [states.acts(rows) for rows in (states.train, states.test)]
         random = [untrained[rows] for rows in (states.train, states.test)]
         passed_on: type[nn.Module] = self.agent.model.policy.activation_fn  # type: ignore[assignment]  # of all of SB3's
@@ -217,7 +233,7 @@ class Study:
             "principal components": principal_components(*halves),
             "outputs": [torch.from_numpy(states.said(rows)) for rows in (states.train, states.test)],
             "untrained neurons": random,
-            f"untrained topk-{largest.features}-k{largest.k}": [sae.encode(acts) for acts in random],
+            f"untrained {chosen}": [sae.encode(acts) for acts in random],
         }
         return {name: self.scored(one, two) for name, (one, two) in found.items()}
 
@@ -237,9 +253,13 @@ class Study:
             return Activations(self.agent.model.policy, [self.outputs])(seen)[0][self.outputs]
 
 
-def train_saes(cfg: RLSAEConfig, acts: Tensor) -> dict[str, dict[int, Any]]:
-    """Every SAE asked for, by name and seed."""
-    widest = max(cfg.widths)
+def sae_configs(cfg: RLSAEConfig) -> dict[str, SAEConfig]:
+    """Every SAE asked for, by name.
+
+    Raises:
+        ValueError: there is none, or one cannot be.
+    """
+    widest = max(cfg.widths, default=0)
     wanted = {
         f"topk-{width}-k{k}": SAEConfig(width, k, cfg.samples, scaled=True) for width in cfg.widths for k in cfg.ks
     }
@@ -248,8 +268,18 @@ def train_saes(cfg: RLSAEConfig, acts: Tensor) -> dict[str, dict[int, Any]]:
     for penalty in cfg.penalties:
         name = f"l1-{widest}-{penalty:g}"
         wanted[name] = SAEConfig(widest, 1, cfg.samples, architecture="standard", sparsity=penalty, scaled=True)
+    if not wanted:
+        raise ValueError("no SAE is asked for: give widths with ks, jumprelu_ks or penalties")
+    for one in wanted.values():
+        check(one)
+    return wanted
+
+
+def train_saes(cfg: RLSAEConfig, acts: Tensor) -> dict[str, dict[int, Any]]:
+    """Every SAE asked for, by name and seed."""
     return {
-        name: {seed: train_sae(acts, setting, {}, seed) for seed in cfg.sae_seeds} for name, setting in wanted.items()
+        name: {seed: train_sae(acts, setting, {}, seed) for seed in cfg.sae_seeds}
+        for name, setting in sae_configs(cfg).items()
     }
 
 

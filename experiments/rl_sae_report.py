@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from experiments.markdown import markdown_table
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
@@ -17,20 +19,22 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         "## SAEs\nMeasured on held-out states. *Kept*: share of the return with the reconstruction in the "
         "activation's place. *Features*: columns with an AUROC of 0.9 or more for some predicate on both halves. "
         "*Told*: predicates whose best column, chosen on one half, reaches 0.9 on the other." + _over_seeds(result),
-        _table(
+        markdown_table(
             ["SAE", "explained", "L0", "dead", *_earnings(result["plain"]), "kept", *_SCORES],
             [_sae(name, row, result) for name, row in result["saes"].items()],
         ),
         "What cruder stand-ins earn:",
-        _table(["in place of the activation", "earns"], [[n, earned(r)] for n, r in result["substitutions"].items()]),
+        markdown_table(
+            ["in place of the activation", "earns"], [[n, earned(r)] for n, r in result["substitutions"].items()]
+        ),
         "## Other columns, by the same rule",
-        _table(["columns", *_SCORES], [[name, *_scores(row)] for name, row in result["columns"].items()]),
+        markdown_table(["columns", *_SCORES], [[name, *_scores(row)] for name, row in result["columns"].items()]),
         f"## {result['chosen']}, SAE seed {result['config']['sae_seeds'][0]}, predicate by predicate",
         "AUROC on held-out states: the best feature; linear probes on the outputs (values, sorted values, choice), on "
         "the whole layer and on the observation. *Gain*: feature less outputs, one-sided 95 % bound, p after Holm. "
         "*Without it*: what is earned with that feature held at zero, and, where it is active (*fires*: in how many "
         "states), the mean change of an output in standard deviations and how often another choice becomes the best.",
-        _table(
+        markdown_table(
             [*_TESTED, "without it", "fires", "outputs move", "choice changes"],
             [_close(name, row, result) for name, row in result["close"].items()],
         ),
@@ -90,16 +94,16 @@ def earned(row: Mapping[str, float]) -> str:
     return f"return {row['return']:.2f}"
 
 
+def hidden_predicates(result: Mapping[str, Any]) -> list[str]:
+    """The predicates that a feature tells better than a linear probe on the outputs does."""
+    return [name for name, row in result["close"].items() if row["gain_low"] > 0 and row["p_holm"] < 0.05]
+
+
 def _verdict(result: Mapping[str, Any]) -> str:
-    hidden = [name for name, row in result["close"].items() if row["gain_low"] > 0 and row["p_holm"] < 0.05]
+    hidden = hidden_predicates(result)
     count = len(result["close"])
     if not hidden:
         return f"No feature tells any of {count} predicates better than a linear probe on the outputs."
     return (
         f"{len(hidden)} of {count} predicates are told better by one feature than by the outputs: {', '.join(hidden)}."
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -18,8 +18,8 @@ from agents.rl_sae import (
     auroc,
     auroc_gain,
     best_matches,
+    distinct_rows,
     faithful_features,
-    first_of_each,
     linear_probe,
     split_rows,
     without_feature,
@@ -28,6 +28,7 @@ from experiments.statistics import holm
 
 Rows = npt.NDArray[np.int64]
 GOOD = 0.9
+FEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class States:
         visited: rows to learn from, as often as they came.
         train: the same, each distinct observation once.
         test: the other half's rows, each distinct observation once.
-        unit: what was kept together in splitting (see ``split_rows``).
+        unit: what was kept together in splitting (see :func:`agents.rl_sae.split_rows`).
     """
 
     recording: Recording
@@ -61,28 +62,39 @@ class States:
         return self.recording.activations[self.outputs][rows].double().numpy()
 
     def truths(self, rows: Rows) -> dict[str, Bools]:
-        """``[n]`` each, of the predicates that hold in some states of either half but not in all."""
-        halves = (self.train, self.test)
+        """``[n]`` each, of the predicates that there is enough to tell of.
+
+        Those that hold in at least ``FEWEST`` units (states, or trajectories) of either half, and do not hold in as
+        many: fewer make noise look sure.
+        """
         return {
             name: values[rows]
             for name, values in self.recording.predicates.items()
-            if all(values[half].any() and not values[half].all() for half in halves)
+            if all(
+                self._units(half[values[half] == held]) >= FEWEST for half in (self.train, self.test) for held in (0, 1)
+            )
         }
 
+    def groups(self, rows: Rows) -> npt.NDArray[Any] | None:
+        """``[n]`` trajectories that rows are resampled by; None where rows stand for themselves."""
+        return self.recording.steps["trajectory"][rows] if self.unit == "trajectory" else None
 
-def split_states(recording: Recording, module: str, outputs: str, seed: int) -> States:
-    """Halve a recording so that no state learnt from is tested on."""
-    learn, unit = split_rows(recording, seed)
-    distinct = first_of_each(recording)
-    return States(
-        recording,
-        module,
-        outputs,
-        np.flatnonzero(learn),
-        distinct[learn[distinct]],
-        distinct[~learn[distinct]],
-        unit,
-    )
+    def _units(self, rows: Rows) -> int:
+        groups = self.groups(rows)
+        return len(rows if groups is None else np.unique(groups))
+
+
+def split_states(recording: Recording, module: str, outputs: str, seed: int, unit: str) -> States:
+    """Halve a recording so that no state learnt from is tested on.
+
+    Raises:
+        ValueError: a half is empty.
+    """
+    learn = split_rows(recording, seed, unit)
+    train, test = distinct_rows(recording, learn)
+    if len(train) == 0 or len(test) == 0:
+        raise ValueError(f"{len(recording)} recorded states cannot be halved by {unit}: record more episodes")
+    return States(recording, module, outputs, np.flatnonzero(learn), train, test, unit)
 
 
 def score_columns(train: Tensor, test: Tensor, states: States, seed: int, shuffles: int) -> dict[str, Any]:
@@ -103,7 +115,7 @@ def score_columns(train: Tensor, test: Tensor, states: States, seed: int, shuffl
     """
     learn, later = states.truths(states.train), states.truths(states.test)
     first, second = train.double().numpy(), test.double().numpy()
-    matches = best_matches(first, learn, second, later, shuffles=shuffles, seed=seed)
+    matches = best_matches(first, learn, second, later, shuffles, seed, states.groups(states.test))
     adjusted = holm({name: match.p for name, match in matches.items()})
     rng = np.random.default_rng(seed)
     mixed, other = rng.permutation(len(first)), rng.permutation(len(second))
@@ -134,10 +146,16 @@ SPREADS = (
 
 
 def over_seeds(rows: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The measures of the first seed's SAE, and in ``over_seeds`` mean and standard deviation of their numbers."""
+    """The measures of the first seed's SAE, and in ``over_seeds`` mean and standard deviation of their numbers.
+
+    The deviation is the sample's (0 with one seed).
+    """
     values = [{name: row[name] for name in SPREADS} | dict(row["play"]) for row in rows.values()]
     found = {name: np.array([row[name] for row in values], dtype=float) for name in values[0]}
-    spread = {name: {"mean": column.mean(), "std": column.std(), "n": len(column)} for name, column in found.items()}
+    spread = {
+        name: {"mean": column.mean(), "std": column.std(ddof=min(1, len(column) - 1)), "n": len(column)}
+        for name, column in found.items()
+    }
     return {**next(iter(rows.values())), "over_seeds": spread}
 
 
@@ -189,12 +207,12 @@ def look_closely(
         "observation": (_seen(states, states.train), _seen(states, states.test)),
     }
     active = sae.encode(states.acts(states.test)).double().numpy()
-    plain = acting.says(sae).double().numpy()
+    plain, together = acting.says(sae).double().numpy(), states.groups(states.test)
     found: dict[str, dict[str, Any]] = {}
     for name, match in scored.items():
         probes = {bar: linear_probe(train, learn[name], test) for bar, (train, test) in bars.items()}
         tells, without = active[:, match["feature"]], without_feature(sae, match["feature"])
-        gain, low, p = auroc_gain(match["sign"] * tells, probes["outputs"], later[name], seed, shuffles)
+        gain, low, p = auroc_gain(match["sign"] * tells, probes["outputs"], later[name], seed, shuffles, together)
         found[name] = {
             "feature": match["auroc"],
             **{bar: float(auroc(scores[:, None], later[name][:, None])[0, 0]) for bar, scores in probes.items()},

@@ -23,7 +23,7 @@ from experiments.assembly import make_envs, parse_settings, provenance, scene
 from experiments.evidence import EvidenceConfig, own_settings, train_seeds
 from experiments.evidence_arms import Arm, Bench, best_fixed, corrsteer, fine_tuned, trained
 from experiments.run_folder import refuse_existing, write_json
-from experiments.statistics import bootstrap_mean, score_interval
+from experiments.statistics import runs_interval
 from experiments.trainings import Trainings
 
 INK = "#222222"
@@ -85,12 +85,8 @@ def _point(cfg: SampleEfficiencyConfig, size: int) -> dict[str, dict[str, Any]]:
 
 def _row(arm: Arm, seed: int) -> dict[str, Any]:
     scores = [float(played.scores.mean()) for played in arm.played]
-    one = score_interval(arm.played[0].scores.tolist())
-    return {
-        "score": float(np.mean(scores)),
-        "scores": scores,
-        "ci95": bootstrap_mean(scores, seed) if scores[1:] else one,
-    }
+    runs = [played.scores.tolist() for played in arm.played]
+    return {"score": float(np.mean(scores)), "scores": scores, "ci95": runs_interval(runs, seed)}
 
 
 def _sizes(cfg: SampleEfficiencyConfig) -> list[int]:

@@ -7,8 +7,10 @@ import numpy as np
 from scipy import stats
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927), which stays inside [0, 1] and works at 0 and ``n``.
+
+    ``successes`` may be a mean over runs.
 
     Raises:
         ValueError: ``n`` is below 1, or ``successes`` is not in ``[0, n]``.
@@ -73,3 +75,42 @@ def score_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float
     if set(scores) <= {0.0, 1.0}:
         return wilson(int(sum(scores)), len(scores))
     return bootstrap_mean(scores, seed)
+
+
+def runs_interval(runs: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean score of several training runs on the same items.
+
+    Both other runs and other items could have come: the interval reaches as far as the wider of :func:`over_runs` and
+    of :func:`score_interval` over items, on either side.
+
+    Args:
+        runs: Scores of each run by item.
+        seed: Of the bootstrap over items, where scores are not 0 or 1.
+    """
+    values = np.asarray(runs, dtype=float)
+    means = values.mean(axis=1).tolist()
+    if set(np.unique(values)) <= {0.0, 1.0}:
+        return over_runs(means, values.shape[1])
+    return _widest(_student(means), bootstrap_mean(values.mean(axis=0).tolist(), seed))
+
+
+def over_runs(shares: Sequence[float], n: int) -> tuple[float, float]:
+    """95 % interval of the mean of shares of ``n`` items each: Student's t over runs, at least Wilson over items.
+
+    With three or five runs a percentile bootstrap covers 77 and 83 % (normal scores, by simulation), not 95.
+    """
+    low, high = _widest(_student(shares), wilson(float(np.mean(shares)) * n, n))
+    return max(low, 0.0), min(high, 1.0)
+
+
+def _student(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean of few normal values; nothing but the mean of one."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, mean
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def _widest(*intervals: tuple[float, float]) -> tuple[float, float]:
+    return min(low for low, _ in intervals), max(high for _, high in intervals)

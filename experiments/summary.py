@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.run_folder import read_json
-from experiments.statistics import bootstrap_mean
+from experiments.statistics import over_runs
 from experiments.steering import same_coefficient
 
 _MUST_AGREE = ("env", "env_kwargs", "algo", "mask", "split", "temperature", "episodes", "seed")
@@ -25,15 +25,13 @@ class SummaryConfig:
     """Run folders."""
     file: str = "evaluation.json"
     """Which evaluation of each run."""
-    seed: int = 0
-    """Of the bootstrap over runs."""
 
 
 def main(cfg: SummaryConfig) -> dict[str, dict[str, Any]]:
     """Print and return, for every arm: mean, lowest and highest score over runs, 95 % interval, worst p-value.
 
-    The interval is a bootstrap over runs: how much the mean would move with other training seeds. With fewer than
-    three runs it says little.
+    The interval is that of :func:`experiments.statistics.over_runs`: how much the mean would move with other training
+    seeds, or other items. With fewer than three runs it says little.
 
     Raises:
         FileNotFoundError: A run is not evaluated.
@@ -41,7 +39,7 @@ def main(cfg: SummaryConfig) -> dict[str, dict[str, Any]]:
     """
     results = [_read(run / cfg.file) for run in cfg.runs]
     _require_alike(results)
-    arms = {name: _row(results, name, cfg.seed) for name in results[0]["arms"]}
+    arms = {name: _row(results, name) for name in results[0]["arms"]}
     _print(arms, len(results))
     return arms
 
@@ -68,14 +66,14 @@ def _require_alike(results: Sequence[dict[str, Any]]) -> None:
             raise ValueError(f"the runs cannot be summarised together: {name} is {was} and {now}")
 
 
-def _row(results: Sequence[dict[str, Any]], arm: str, seed: int) -> dict[str, Any]:
+def _row(results: Sequence[dict[str, Any]], arm: str) -> dict[str, Any]:
     scores = [result["arms"][arm]["score"] for result in results]
     p_values = [result["tests"][f"trained_vs_{arm}"]["p_holm"] for result in results if arm != "trained"]
     return {
         "mean": sum(scores) / len(scores),
         "min": min(scores),
         "max": max(scores),
-        "ci95": bootstrap_mean(scores, seed),
+        "ci95": over_runs(scores, results[0]["arms"][arm]["n"]),
         "worst_p_holm": max(p_values, default=None),
         "scores": scores,
     }

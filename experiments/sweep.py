@@ -16,9 +16,9 @@ import torch
 import tyro
 
 from agents.evaluation import Played, play, trained_policy
-from experiments.assembly import load_trained, make_envs, parse_settings, provenance
+from experiments.assembly import drawn_items, load_trained, make_envs, parse_settings, provenance
 from experiments.run_folder import RunFolder, read_json, refuse_existing, write_json
-from experiments.statistics import bootstrap_mean
+from experiments.statistics import over_runs
 from experiments.sweep_table import draw, markdown
 from experiments.train_config import TrainConfig, as_flags, check_config
 from experiments.trainings import Trainings, train_all
@@ -104,19 +104,21 @@ def score_runs(runs: Sequence[Path], split: str, items: int) -> dict[str, Any]:
         items: At most so many items of either.
 
     Returns:
-        ``scores`` by run, their mean ``score`` and its ``ci95`` (bootstrap over runs), ``train_score``,
-        ``distinct_features`` and ``idle`` (share of tokens left alone) on ``split``, ``steps_per_second`` of training.
+        ``scores`` by run, their mean ``score``, its ``ci95`` (:func:`experiments.statistics.over_runs`) and ``n`` of
+        items, ``train_score``, ``distinct_features`` and ``idle`` (share of tokens left alone) on ``split``,
+        ``steps_per_second`` of training.
     """
     found = [_score(RunFolder.open(path), split, items) for path in runs]
     scores = [row["score"] for row in found]
     means = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
-    return means | {"scores": scores, "ci95": bootstrap_mean(scores, seed=0)}
+    return means | {"scores": scores, "ci95": over_runs(scores, int(found[0]["n"]))}
 
 
 def _score(run: RunFolder, split: str, items: int) -> dict[str, float]:
     played, on_train = _played(run, split, items), _played(run, "train", items)
     feature = played.tokens["feature"]
     return {
+        "n": len(played.scores),
         "score": float(played.scores.mean()),
         "train_score": float(on_train.scores.mean()),
         "distinct_features": float(len(np.unique(feature[feature >= 0]))),
@@ -128,7 +130,7 @@ def _score(run: RunFolder, split: str, items: int) -> dict[str, float]:
 def _played(run: RunFolder, split: str, items: int) -> Played:
     envs = make_envs(run.config, split, run.config["num_envs"])
     dealt: list[int] = envs.unwrapped.episode.order.items.tolist()  # type: ignore[attr-defined]  # a SteerVectorEnv
-    return play(envs, trained_policy(*load_trained(run, envs)), dealt[:items], seed=0)
+    return play(envs, trained_policy(*load_trained(run, envs)), drawn_items(dealt, items, seed=0), seed=0)
 
 
 def _trainings(cfg: SweepConfig, name: str, flags: Mapping[str, Any]) -> list[TrainConfig]:

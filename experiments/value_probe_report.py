@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents.probes_data import OBSERVATION
+from experiments.markdown import markdown_table
 
 SOURCES = {
     "trained": "the trained agent",
@@ -20,14 +21,16 @@ SOURCES = {
 
 
 def summarize(agents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``mean`` and ``std`` over agents of every score, in the shape that the scores have."""
+    """``mean`` and the sample's ``std`` over agents of every score, in the shape that the scores have."""
 
     def over(parts: Sequence[Any]) -> Any:
         if isinstance(parts[0], Mapping):
             return {name: over([part[name] for part in parts]) for name in parts[0]}
         known = np.array([part for part in parts if part is not None], dtype=float)
         known = known[np.isfinite(known)]
-        return {"mean": known.mean(), "std": known.std()} if len(known) else {"mean": None, "std": None}
+        if not len(known):
+            return {"mean": None, "std": None}
+        return {"mean": known.mean(), "std": known.std(ddof=min(1, len(known) - 1))}
 
     return {part: over([agent[part] for agent in agents]) for part in ("data", "references", "probes")}
 
@@ -107,7 +110,7 @@ def _short(result: Mapping[str, Any], truth: str) -> str:
         cells = [_pair(table[kind][name][loss], truth) for name in last for kind in SOURCES]
         rows.append([loss, *cells, _pair(table["trained"][OBSERVATION][loss], truth)])
     name = "the exact value" if truth == "exact" else "returns"
-    return f"R2 / Spearman against {name}.\n\n" + _table(head, rows)
+    return f"R2 / Spearman against {name}.\n\n" + markdown_table(head, rows)
 
 
 def _columns(exact: bool) -> list[tuple[str, str]]:
@@ -133,13 +136,13 @@ def _has(table: Mapping[str, Any], column: str) -> bool:
 def _references(table: Mapping[str, Any], exact: bool) -> str:
     columns = [column for column, _ in _columns(exact) if not column.startswith("unseen")]
     rows = [[name, *(_cell(row.get(column)) for column in columns)] for name, row in table.items()]
-    return _table(["", *(column.replace("_", " ") for column in columns)], rows)
+    return markdown_table(["", *(column.replace("_", " ") for column in columns)], rows)
 
 
 def _grid(table: Mapping[str, Any], column: str) -> str:
     losses = list(next(iter(table.values())))
     rows = [[_layer(layer), *(_cell(row[loss][column]) for loss in losses)] for layer, row in table.items()]
-    return _table(["layer", *losses], rows)
+    return markdown_table(["layer", *losses], rows)
 
 
 def _cell(entry: Mapping[str, float | None] | None) -> str:
@@ -169,8 +172,3 @@ def _noises(result: Mapping[str, Any]) -> str:
 
 def _is_exact(result: Mapping[str, Any]) -> bool:
     return "exact value" in result["summary"]["references"]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

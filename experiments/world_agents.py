@@ -21,6 +21,8 @@ from experiments.run_folder import read_json
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"DQN": DQN, "PPO": PPO}
 PLACES = {"DQN": ("q_net.q_net.2", "q_net.q_net"), "PPO": ("mlp_extractor.policy_net.2", "action_net")}
 """By algorithm: the last hidden layer before its non-linearity, and the outputs (Q values or logits)."""
+FEW_STATES = ("KingRookKing-v0", "GridWorld-v0", "FrozenLake-v1", "TicTacToeDuel-v0")
+"""Worlds whose states come again and again."""
 _UNTRAINED = 1_000  # added to seeds, so that an untrained twin shares no draw with its agent
 
 
@@ -87,6 +89,11 @@ class WorldAgent:
     def earned(self, episodes: int) -> dict[str, float]:
         """What the greedy policy earns as it stands, any substitution included (see :func:`earnings`)."""
         return earnings(self.model, self.env, self.env_kwargs, episodes, self.seed)
+
+
+def unit_of(env: str) -> str:
+    """What is kept together where recorded states of a world are split: see :func:`agents.rl_sae.split_rows`."""
+    return "observation" if env in FEW_STATES else "trajectory"
 
 
 def parse_kwargs(env_kwargs: Mapping[str, str]) -> dict[str, Any]:

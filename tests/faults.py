@@ -656,8 +656,8 @@ FAULTS = [
     Fault(
         "one observation lies on both sides",
         "agents/rl_sae.py",
-        'unit = "observation" if 2 * len(kinds) <= len(recording) else "trajectory"',
-        'unit = "trajectory"',
+        "learn: Bools = sides[which]",
+        "learn: Bools = np.arange(len(recording)) % 2 == 0",
         "test_rl_sae.py::test_splits_keep_observations_or_trajectories_together",
     ),
     Fault(
@@ -950,5 +950,47 @@ FAULTS = [
         "np.array(topics[name]) == topic, later)",
         "np.array(topics[name]) != topic, later)",
         "test_readable.py::test_the_answer_is_read_where_the_model_knows_it",
+    ),
+    Fault(
+        "what is learnt from elsewhere is tested",
+        "agents/rl_sae.py",
+        "np.flatnonzero(~np.isin(which, which[learn]))",
+        "np.flatnonzero(~learn)",
+        "test_rl_sae.py::test_distinct_observations_are_scored_once",
+    ),
+    Fault(
+        "neighbouring steps count as evidence each",
+        "agents/rl_sae.py",
+        "    if groups is None:\n        shuffled",
+        "    if True:\n        shuffled",
+        "test_rl_sae.py::test_neighbours_alike_are_no_evidence",
+    ),
+    Fault(
+        "one state is enough to tell a predicate of",
+        "experiments/rl_sae_scores.py",
+        ">= FEWEST",
+        ">= 1",
+        "test_rl_sae.py::test_what_is_rare_is_not_told",
+    ),
+    Fault(
+        "noisier versions start where the policy started",
+        "agents/probes_data.py",
+        "rollout = replace(cfg, epsilon=epsilon, seed=seed)",
+        "rollout = replace(cfg, epsilon=epsilon, seed=cfg.seed + level)",
+        "test_probes.py::test_no_lane_starts_as_another_does",
+    ),
+    Fault(
+        "the first items stand for all",
+        "experiments/assembly.py",
+        "order = np.random.default_rng(seed).permutation(len(items))[:count]",
+        "order = np.arange(len(items))[:count]",
+        "test_evaluate.py::test_some_items_are_drawn",
+    ),
+    Fault(
+        "few seeds look sure",
+        "experiments/statistics.py",
+        "stats.t.ppf(0.975, len(values) - 1)",
+        "stats.norm.ppf(0.975)",
+        "test_statistics.py::test_intervals_over_few_runs_cover",
     ),
 ]

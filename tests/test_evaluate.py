@@ -16,7 +16,7 @@ from stable_baselines3 import PPO
 from agents import controls
 from agents.evaluation import Played, play, trained_policy
 from experiments import evaluate, summary
-from experiments.assembly import load_trained, make_envs
+from experiments.assembly import drawn_items, load_trained, make_envs
 from experiments.evaluate import EvaluateConfig, beside_train, main
 from experiments.evaluation_table import print_result
 from experiments.interventions import COLUMNS
@@ -384,3 +384,14 @@ def test_the_summary_over_runs(evaluated, tmp_path):
         summary.main(summary.SummaryConfig(runs=runs))
     with pytest.raises(FileNotFoundError, match=r"experiments\.evaluate --run"):
         summary.main(summary.SummaryConfig(runs=(tmp_path / "c",)))
+
+
+def test_some_items_are_drawn():
+    items = list(range(100, 200))
+    assert drawn_items(items, None, seed=0) == items
+    some = drawn_items(items, 20, seed=0)
+    assert len(set(some)) == 20
+    assert set(some) <= set(items)
+    assert sum(item < 150 for item in some) in range(5, 16)  # not one end of the data
+    assert some == drawn_items(items, 20, seed=0) != drawn_items(items, 20, seed=1)
+    assert sorted(drawn_items(items, 500, seed=0)) == items

@@ -259,8 +259,8 @@ def test_the_command_writes_explanations_and_labels(planted, tmp_path):
     assert record["random_similarity"] is None
     labels = out / "labels.jsonl"
     rows = [json.loads(line) for line in labels.read_text().splitlines()]
-    assert rows[0]["source"] == f"self-explanation of {LOCKED}, prompt {PROMPTS['locked'].text!r}, scale " + str(
-        int(record["features"][0]["scale"])
+    assert rows[0]["source"] == f"self-explanation of {LOCKED}, prompt {PROMPTS['locked'].text!r}, scale " + (
+        f"{int(record['features'][0]['scale'])}, not judged"
     )
     env = gym.make("Steer-SimpleQA-v0", labels=str(labels))
     scene = env.unwrapped.episode.scene

@@ -134,7 +134,7 @@ def test_what_is_written_is_what_came_out(cfg, result):
     assert written["layers"][0]["gain"]["by_seed"] == result["layers"][0]["gain"]["by_seed"]
     assert written["settings"]["sae"]["features"] == 12
     table = (cfg.folder / "layers.md").read_text()
-    assert "Intervals: bootstrap over seeds" in table
+    assert "Intervals: over seeds (t)" in table
     assert "of these, likewise. The items have no topic.\n" in table
     for row in result["layers"]:
         assert f"| {row['arms']['trained']['score']:.3f} | {row['gain']['mean']:+.3f} (" in table

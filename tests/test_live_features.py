@@ -18,7 +18,7 @@ from torch import nn
 from agents.worlds.training import greedy_actions
 from experiments.live_features import Decomposed, LiveFeaturesConfig, count_live, find_agents
 from experiments.live_features import main as study
-from experiments.live_fits import best_count, centred, chance, correlation, explained, fit, relation
+from experiments.live_fits import best_count, centred, chance, correct, correlation, explained, fit, relation
 from experiments.make_agents import AgentsConfig, main
 
 
@@ -67,7 +67,8 @@ def test_a_common_cause_is_told_from_a_relation() -> None:
     counts, scores, lengths, trainings = confounded(0.0)
     found = relation(counts, scores, lengths.tolist(), trainings.tolist(), 400, 0)
     assert found["r"] > 0.9
-    assert found["fits"]["linear"]["p"] < 0.01
+    assert found["fits"]["linear"]["r2"] > 0.8
+    assert found["best_count"] is None or counts.min() <= found["best_count"] <= counts.max()
     assert abs(found["r_within"]) < 0.7
     assert found["fits"]["linear"]["p_within"] > 0.1
     counts, scores, lengths, trainings = confounded(1.0)
@@ -75,6 +76,23 @@ def test_a_common_cause_is_told_from_a_relation() -> None:
     assert found["r_within"] > 0.9
     assert found["fits"]["linear"]["p_within"] < 0.01
     assert {row["n"] for row in found["by_length"].values()} == {8}
+
+
+def test_all_fits_are_corrected_together() -> None:
+    relations = {name: {"fits": {"linear": {"p_within": p}, "quadratic": {"p_within": 0.5}}} for name, p in PAIR}
+    correct(relations)
+    found = {name: one["fits"]["linear"]["p_holm"] for name, one in relations.items()}
+    assert found == {"live": pytest.approx(0.04), "live_on_same": pytest.approx(0.09)}
+
+
+PAIR = (("live", 0.01), ("live_on_same", 0.03))
+
+
+def test_a_peak_outside_the_counts_is_none() -> None:
+    counts = np.array([1.0, 2, 3, 4, 5, 6])
+    scores = -((counts - 20) ** 2)
+    assert relation(counts, scores, [1] * 6, list("abcdef"), 9, 0)["best_count"] is None
+    assert relation(counts, -((counts - 4) ** 2), [1] * 6, list("abcdef"), 9, 0)["best_count"] == pytest.approx(4)
 
 
 def test_taking_lengths_out_is_a_regression_with_dummies() -> None:

@@ -313,3 +313,14 @@ def test_exact_values_and_planning() -> None:
     assert lake is not None
     assert lake.starts.tolist() == [1.0] + [0.0] * 15
     assert exact_world("CartPole-v1", 0.99) is None
+
+
+def test_no_lane_starts_as_another_does() -> None:
+    """Levels, lanes and agents of neighbouring seeds: a start that comes twice would be on both sides of a split."""
+    starts = []
+    for seed in (0, 1):
+        model = train_agent("CartPole-v1", seed, 0, (8,))
+        cfg = RolloutConfig(16, seed, deterministic=False)
+        made = record_levels(model, make_world("CartPole-v1", 8), ["action_net"], cfg, (0.5, 1.0))
+        starts += [tuple(row) for row in made.observations["obs"][made.steps["step"] == 0].tolist()]
+    assert len(starts) == len(set(starts)) == 2 * 3 * 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from agents.rl_sae import (
     best_matches,
     best_threshold,
     chance,
+    distinct_rows,
     f1,
     faithful_features,
-    first_of_each,
     linear_probe,
     playing_through,
     principal_components,
@@ -33,6 +34,7 @@ from agents.rl_sae import (
 from agents.worlds.king_rook_king import observations
 from agents.worlds.king_rook_rules import to_position
 from agents.worlds.training import train_agent
+from experiments import rl_sae_scores
 from experiments.feature_cards import chosen_states
 from experiments.make_agents import AgentsConfig
 from experiments.make_agents import main as make_agents
@@ -160,33 +162,69 @@ def test_copies_of_a_state_are_no_evidence() -> None:
 
 def test_splits_keep_observations_or_trajectories_together() -> None:
     repeated = np.eye(10)[RNG.integers(10, size=200)]
-    learn, unit = split_rows(recording(repeated, np.arange(200) // 20), seed=0)
-    assert unit == "observation"
+    learn = split_rows(recording(repeated, np.arange(200) // 20), 3, "observation")
     which = repeated.argmax(1)
     assert not set(which[learn]) & set(which[~learn])
-    assert len(set(which[learn])) == 5
+    assert 2 <= len(set(which[learn])) <= 8
+    again = split_rows(recording(repeated[::-1].copy(), np.arange(200)), 3, "observation")
+    np.testing.assert_array_equal(again[::-1], learn)  # an observation is on its side wherever it is met
+    other = [split_rows(recording(repeated, np.arange(200)), seed, "observation") for seed in range(3)]
+    assert len({learn.tobytes() for learn in other}) > 1
     fresh = RNG.normal(size=(200, 3))
     trajectory = np.arange(200) // 20
-    learn, unit = split_rows(recording(fresh, trajectory), seed=0)
-    assert unit == "trajectory"
+    learn = split_rows(recording(fresh, trajectory), 0, "trajectory")
+    assert len(set(trajectory[learn])) == 5
     assert not set(trajectory[learn]) & set(trajectory[~learn])
-    assert (split_rows(recording(fresh, trajectory), seed=1)[0] != learn).any()
+    assert (split_rows(recording(fresh, trajectory), 1, "trajectory") != learn).any()
+    with pytest.raises(ValueError, match="unit must be 'observation' or 'trajectory', got 'step'"):
+        split_rows(recording(fresh, trajectory), 0, "step")
 
 
 def test_distinct_observations_are_scored_once() -> None:
     obs = np.eye(4)[[2, 0, 2, 1, 0, 3]]
-    assert first_of_each(recording(obs, np.zeros(6))).tolist() == [0, 1, 3, 5]
+    learn = np.array([False, True, True, True, False, False])
+    first, later = distinct_rows(recording(obs, np.zeros(6)), learn)
+    assert (first.tolist(), later.tolist()) == ([1, 2, 3], [5])  # what is learnt from anywhere is tested nowhere
     repeated = np.eye(10)[RNG.integers(10, size=200)]
-    truths = {"low": repeated.argmax(1) < 5, "always": np.ones(200, bool)}
-    states = split_states(recording(repeated, np.zeros(200), **truths), "layer", "out", 0)
-    assert (len(states.train), len(states.test)) == (5, 5)
-    assert len(states.visited) > 50
-    assert set(states.truths(states.test)) <= {"low"}
+    states = split_states(recording(repeated, np.zeros(200)), "layer", "out", 0, "observation")
+    assert len(states.train) + len(states.test) == 10
+    assert len(states.visited) > 20
+    with pytest.raises(ValueError, match="200 recorded states cannot be halved by trajectory: record more episodes"):
+        split_states(recording(repeated, np.zeros(200)), "layer", "out", 0, "trajectory")
+
+
+def test_what_is_rare_is_not_told() -> None:
+    """Fewer than twenty states on one side, or twenty trajectories where states follow each other, are too few."""
+    obs = RNG.normal(size=(4_000, 3))
+    rare = np.zeros(4_000, bool)
+    rare[RNG.permutation(4_000)[:30]] = True
+    by_turns = np.arange(4_000) // 400 % 2 == 0  # ten trajectories of 400 rows hold it throughout
+    truths = {"rare": rare, "by_turns": by_turns, "common": obs[:, 0] > 0, "always": np.ones(4_000, bool)}
+    made = recording(obs, np.arange(4_000) // 40, **truths)
+    assert set(split_states(made, "layer", "out", 0, "observation").truths(np.arange(3))) == {"by_turns", "common"}
+    long = recording(obs, np.arange(4_000) // 400, **truths)
+    assert split_states(long, "layer", "out", 0, "trajectory").truths(np.arange(3)) == {}
+    assert set(split_states(made, "layer", "out", 0, "trajectory").truths(np.arange(3))) == {"by_turns", "common"}
+
+
+def test_neighbours_alike_are_no_evidence() -> None:
+    """Columns and truths that drift: shuffled row by row everything looks sure, turned round it does not."""
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        drift = np.cumsum(rng.normal(size=(400, 2)), axis=0)
+        scores, truth = drift[:, 0], drift[:, 1] > np.median(drift[:, 1])
+        value = auroc(scores[:, None], truth[:, None])[0, 0]
+        for turned, ps in found.items():
+            ps.append(chance(scores, truth, value, 99, seed, np.zeros(400) if turned else None))
+    assert np.mean(np.array(found[False]) < 0.05) > 0.3
+    assert np.mean(np.array(found[True]) < 0.05) < 0.2
 
 
 def test_shuffled_predicates_find_nothing() -> None:
     obs = RNG.normal(size=(400, 3))
-    states = split_states(recording(obs, np.arange(400) // 10, planted=obs[:, 1] > 0.5), "layer", "out", 0)
+    made = recording(obs, np.arange(400) // 4, planted=obs[:, 1] > 0.5)
+    states = split_states(made, "layer", "out", 0, "trajectory")
     row = score_columns(states.acts(states.train), states.acts(states.test), states, seed=0, shuffles=50)
     assert (row["features"], row["shuffled_features"], row["told"], row["live"]) == (1, 0, 1, 3)
     assert row["predicates"]["planted"]["feature"] == 1
@@ -270,15 +308,16 @@ def test_spreads_are_over_the_seeds_and_details_of_the_first() -> None:
         return dict.fromkeys(SPREADS, 1.0) | {"l0": l0, "play": {"return": earned}, "predicates": {"of": l0}}
 
     found = over_seeds({7: row(4, 90.0), 3: row(6, 70.0)})
-    assert found["over_seeds"]["l0"] == {"mean": 5.0, "std": 1.0, "n": 2}
-    assert found["over_seeds"]["return"] == {"mean": 80.0, "std": 10.0, "n": 2}
+    assert found["over_seeds"]["l0"] == {"mean": 5.0, "std": pytest.approx(2**0.5), "n": 2}
+    assert over_seeds({7: row(4, 90.0)})["over_seeds"]["l0"] == {"mean": 4.0, "std": 0.0, "n": 1}
+    assert found["over_seeds"]["return"] == {"mean": 80.0, "std": pytest.approx(200**0.5), "n": 2}
     assert (found["predicates"], found["l0"]) == ({"of": 4}, 4)
 
 
 def test_what_a_feature_does_to_the_outputs_is_told_where_it_fires() -> None:
     """Three numbers are put out as they are; feature 1 is the positive part of the second."""
     obs = RNG.normal(size=(400, 3))
-    states = split_states(recording(obs, np.arange(400) // 10, high=obs[:, 1] > 0.3), "layer", "out", 0)
+    states = split_states(recording(obs, np.arange(400) // 4, high=obs[:, 1] > 0.3), "layer", "out", 0, "trajectory")
     sae = Pairs(3)
     acts = states.acts(states.test)
     acting = Acting(lambda replace: {"return": 0.0}, lambda replace: replace(acts))
@@ -327,13 +366,14 @@ def test_cells_of_minatar_have_the_colour_of_their_channel() -> None:
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "MinAtarBreakout-v0"])
-def test_other_worlds_are_studied_too(tmp_path: Path, env: str) -> None:
+def test_other_worlds_are_studied_too(tmp_path: Path, env: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if env.startswith("MinAtar"):
         pytest.importorskip("minatar")
+        monkeypatch.setattr(rl_sae_scores, "FEWEST", 2)  # who moves at random soon loses and sees little
     make_agents(AgentsConfig(tmp_path / "agent", env, steps=0, hidden=(16, 12), episodes=3))
     agent = str(tmp_path / "agent" / "seed-0")
     settings: dict[str, Any] = {"widths": (24,), "ks": (3,), "penalties": (), "jumprelu_ks": ()}
-    settings |= {"episodes": 60, "epsilon": 1.0, "samples": 40_960, "shuffles": 10, "games": 8}
+    settings |= {"episodes": 200, "epsilon": 1.0, "samples": 40_960, "shuffles": 10, "games": 8}
     result = main(RLSAEConfig(tmp_path / "study", agent, **settings))
     assert result["module"] == "mlp_extractor.policy_net.2"
     assert all((row["return_kept"] is None) == (result["plain"]["return"] <= 0) for row in result["saes"].values())
@@ -377,21 +417,38 @@ def test_the_whole_study_of_a_tiny_agent(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="study exists"):
         main(cfg)
     with pytest.raises(ValueError, match="sae_seeds must name at least one"):
-        main(RLSAEConfig(tmp_path / "other", sae_seeds=()))
+        RLSAEConfig(tmp_path / "other", sae_seeds=())
+    with pytest.raises(ValueError, match="cards must be at least 1, got 0"):
+        RLSAEConfig(tmp_path / "other", cards=0)
+    with pytest.raises(ValueError, match=r"sparsity must be finite and above 0, got 0\.0"):
+        RLSAEConfig(tmp_path / "other", penalties=(0.0,))
+    with pytest.raises(ValueError, match="no SAE is asked for"):
+        RLSAEConfig(tmp_path / "other", widths=(), jumprelu_ks=(), penalties=())
+
+
+def test_what_does_not_matter_is_not_decomposed(tmp_path: Path) -> None:
+    make_agents(AgentsConfig(tmp_path / "agent", "CartPole-v1", steps=0, hidden=(16, 12), episodes=3))
+    agent = str(tmp_path / "agent" / "seed-0")
+    cfg = RLSAEConfig(tmp_path / "study", agent, module="mlp_extractor.value_net.2", episodes=20, epsilon=1.0)
+    with pytest.raises(ValueError, match=r"'mlp_extractor.value_net.2' does not matter to what the agent does"):
+        main(cfg)
+    assert not cfg.out.exists()
+    with pytest.raises(ValueError, match="no predicate holds and fails in 20 units of either half"):
+        main(replace(cfg, module=None, episodes=4))
 
 
 def test_every_sae_is_trained_with_every_seed(tmp_path: Path) -> None:
     make_agents(AgentsConfig(tmp_path / "agent", steps=0, hidden=(16, 12)))
     agent = str(tmp_path / "agent" / "seed-0")
     settings: dict[str, Any] = {"widths": (24,), "ks": (3,), "penalties": (), "jumprelu_ks": (4,), "sae_seeds": (5, 1)}
-    settings |= {"episodes": 60, "epsilon": 1.0, "samples": 20_480, "shuffles": 10}
+    settings |= {"episodes": 200, "epsilon": 1.0, "samples": 20_480, "shuffles": 10}
     result = main(RLSAEConfig(tmp_path / "study", agent, **settings))
     assert set(result["saes"]) == {"topk-24-k3", "jumprelu-24-k4"}
     for row in result["saes"].values():
         spread = row["over_seeds"]["explained_variance"]
         assert spread["n"] == 2
         assert spread["std"] > 0
-        assert abs(row["explained_variance"] - spread["mean"]) == pytest.approx(spread["std"])
+        assert abs(row["explained_variance"] - spread["mean"]) == pytest.approx(spread["std"] / 2**0.5)
     assert "over 2 seeds of the SAE" in (tmp_path / "study" / "rl_sae.md").read_text()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.statistics import bootstrap_mean, holm, mcnemar, score_interval, wilson
+from experiments.statistics import bootstrap_mean, holm, mcnemar, over_runs, runs_interval, score_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,27 @@ def test_graded_scores_get_a_bootstrap_and_verdicts_get_wilson():
     assert score_interval([1.0, 0.0, 1.0]) == wilson(2, 3)
     low, high = score_interval([0.2, 0.4, 0.9])
     assert 0.2 <= low < 0.5 < high <= 0.9
+
+
+def test_intervals_over_few_runs_cover():
+    rng = np.random.default_rng(0)
+    for runs in (3, 5):
+        shares = np.clip(rng.normal(0.5, 0.05, size=(1_000, runs)), 0, 1)
+        covered = [low <= 0.5 <= high for low, high in (over_runs(row, 100_000) for row in shares)]
+        assert 0.93 < np.mean(covered) < 0.97
+
+
+def test_runs_that_agree_are_no_surer_than_their_items():
+    assert over_runs([1.0, 1.0, 1.0], 576) == wilson(576, 576)
+    assert runs_interval([[1.0] * 576] * 5) == wilson(576, 576)
+    assert over_runs([0.4], 50) == pytest.approx(wilson(20, 50))
+    low, high = over_runs([0.9, 1.0, 1.0], 1_000)
+    assert low < 0.9
+    assert high == 1.0
+
+
+def test_graded_runs_are_resampled_over_items():
+    values = np.random.default_rng(0).random((3, 200))
+    low, high = runs_interval(values.tolist())
+    inner = bootstrap_mean(values.mean(axis=0).tolist(), 0)
+    assert low <= inner[0] < inner[1] <= high

@@ -45,7 +45,7 @@ def test_the_line_gives_a_unit_and_no_sign() -> None:
 def test_means_over_agents_leave_out_what_is_unknown() -> None:
     agents = [{"data": {"a": a}, "references": {}, "probes": {"x": {"b": b}}} for a, b in ((1, float("nan")), (3, 2.0))]
     found = summarize(agents)
-    assert found["data"]["a"] == {"mean": 2.0, "std": 1.0}
+    assert found["data"]["a"] == {"mean": 2.0, "std": pytest.approx(2**0.5)}
     assert found["probes"]["x"]["b"] == {"mean": 2.0, "std": 0.0}
     assert summarize([agents[0]])["probes"]["x"]["b"]["mean"] is None
 
