@@ -92,7 +92,7 @@ def _gains(
 def _shuffled(
     states: ControllerStates, layer: str, facts: Mapping[str, Bools], seed: int
 ) -> dict[str, dict[str, float]]:
-    """By fact, what probes tell that were taught with the fact dealt anew among the states learnt from.
+    """By fact, what probes tell that were taught with the fact dealt anew among the positions learnt from.
 
     One such direction may lie along something by luck, either way: ``mean`` and 95th percentile, ``high``, of twenty.
     """
@@ -103,10 +103,16 @@ def _shuffled(
     for name, held in facts.items():
         own = held[states.train]
         ridge = best_ridge(learn, own, positions)
-        told = (linear_probe(learn, rng.permutation(own), later, ridge) for _ in range(_DEALT))
+        told = (linear_probe(learn, _dealt_anew(own, positions, rng), later, ridge) for _ in range(_DEALT))
         areas = [_area(scores, held[states.test]) for scores in told]
         found[name] = {"mean": float(np.mean(areas)), "high": float(np.quantile(areas, 0.95))}
     return found
+
+
+def _dealt_anew(held: Bools, positions: Rows, rng: np.random.Generator) -> Bools:
+    """``[n]`` what holds in each position as it does in another: all orders of moves into one stay alike."""
+    _, first, which = np.unique(positions, return_index=True, return_inverse=True)
+    return held[rng.permutation(first)][which.reshape(-1)]
 
 
 def best_ridge(columns: Floats, truth: npt.NDArray[Any], positions: Rows) -> float:

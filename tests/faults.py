@@ -891,7 +891,7 @@ FAULTS = [
     Fault(
         "the shuffled control is not shuffled",
         "experiments/controller_scores.py",
-        "linear_probe(learn, rng.permutation(own), later, ridge)",
+        "linear_probe(learn, _dealt_anew(own, positions, rng), later, ridge)",
         "linear_probe(learn, own, later, ridge)",
         "test_controller.py::test_what_is_computed_is_told_from_what_is_read",
     ),
