@@ -18,6 +18,8 @@ from agents.evaluation import Array, Details, Policy, play
 from agents.masks import ActionMask
 
 Envs = VectorEnv[Any, Any, Any]
+EPISODES = 50_000
+"""Played at a time, where candidates are searched."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,10 @@ def fixed(push: int) -> Policy:
 
 
 def score_pushes(envs: Envs, candidates: Array, items: Sequence[int], seed: int) -> Array:
-    """Scores ``[n, items]`` of each candidate push, kept up for a whole episode, on each item: all in one batch.
+    """Scores ``[n, items]`` of each candidate push, kept up for a whole episode, on each item.
 
-    The largest of a column is what an oracle reaches on that item with one feature.
+    Many candidates play in one batch, as many as ``EPISODES`` allow: the records of all episodes are held until all are
+    played, transcripts among them. The largest of a column is what an oracle reaches on that item with one feature.
 
     Args:
         envs: On any split.
@@ -163,6 +166,12 @@ def score_pushes(envs: Envs, candidates: Array, items: Sequence[int], seed: int)
         items: Items of the split; every candidate plays them with the same sampling seeds.
         seed: Of sampled decoding.
     """
+    portion = max(1, EPISODES // max(1, len(items)))
+    parts = [candidates[start : start + portion] for start in range(0, len(candidates), portion)]
+    return np.concatenate([_score_portion(envs, part, items, seed) for part in parts])
+
+
+def _score_portion(envs: Envs, candidates: Array, items: Sequence[int], seed: int) -> Array:
     choices = pushes(envs)
 
     def act(obs: Any, envs: Envs) -> tuple[Array, Details]:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import steer_env  # noqa: F401  # registers the environments
-from agents.controls import CONTROLS, Setting, controls_for, fixed, pushes, search_best_fixed
+from agents import controls
+from agents.controls import CONTROLS, Setting, controls_for, fixed, pushes, score_pushes, search_best_fixed
 from agents.evaluation import play
 from agents.masks import make_mask
 
@@ -132,6 +133,15 @@ def test_the_search_agrees_with_playing_every_push_by_itself(make, env):
     assert found.best == last[0]["push"]
     assert finals[found.best] == max(finals.values())
     assert last[0]["feature"] == envs.unwrapped.features[found.best % len(envs.unwrapped.features)]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 12])
+def test_candidates_may_play_in_portions(make, monkeypatch, at_a_time):
+    envs = make()
+    whole = score_pushes(envs, np.arange(7), ITEMS[:4], seed=0)
+    monkeypatch.setattr(controls, "EPISODES", at_a_time)
+    np.testing.assert_array_equal(score_pushes(envs, np.arange(7), ITEMS[:4], seed=0), whole)
+    assert whole.std() > 0
 
 
 def test_a_search_plan_that_does_not_fit_is_refused(make):
