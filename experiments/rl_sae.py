@@ -43,8 +43,8 @@ class World:
 
 WORLDS = {
     "KingRookKing-v0": World(king_rook_predicates.lane_predicates, 4_000),
-    "CartPole-v1": World(cartpole_predicates.lane_predicates, 160),
-    "MinAtarBreakout-v0": World(breakout_predicates.lane_predicates, 600),
+    "CartPole-v1": World(cartpole_predicates.lane_predicates, 80),
+    "MinAtarBreakout-v0": World(breakout_predicates.lane_predicates, 400),
 }
 
 

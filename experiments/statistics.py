@@ -81,7 +81,7 @@ def runs_interval(runs: Sequence[Sequence[float]], seed: int = 0) -> tuple[float
     """95 % interval of the mean score of several training runs on the same items.
 
     Both other runs and other items could have come: the interval reaches as far as the wider of :func:`over_runs` and
-    of :func:`score_interval` over items, on either side.
+    of :func:`score_interval` over items, on either side, and never beyond the scores themselves.
 
     Args:
         runs: Scores of each run by item.
@@ -91,7 +91,8 @@ def runs_interval(runs: Sequence[Sequence[float]], seed: int = 0) -> tuple[float
     means = values.mean(axis=1).tolist()
     if set(np.unique(values)) <= {0.0, 1.0}:
         return over_runs(means, values.shape[1])
-    return _widest(_student(means), bootstrap_mean(values.mean(axis=0).tolist(), seed))
+    low, high = _widest(_student(means), bootstrap_mean(values.mean(axis=0).tolist(), seed))
+    return max(low, float(values.min())), min(high, float(values.max()))
 
 
 def over_runs(shares: Sequence[float], n: int) -> tuple[float, float]:

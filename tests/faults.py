@@ -800,7 +800,7 @@ FAULTS = [
     Fault(
         "strength is chosen where the feature was",
         "experiments/layers.py",
-        "        items = _dealt(validation)[: cfg.tuning_items]",
+        "        items = drawn_items(_dealt(validation), cfg.tuning_items, cfg.seed)",
         "        validation, items = train, _dealt(train)[: cfg.tuning_items]",
         "test_layers.py::test_the_strength_is_the_one_whose_best_fixed_feature_is_best_on_validation",
     ),

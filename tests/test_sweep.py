@@ -9,7 +9,7 @@ import pytest
 
 from agents.evaluation import play, trained_policy
 from experiments import sweep
-from experiments.assembly import load_trained, make_envs
+from experiments.assembly import drawn_items, load_trained, make_envs
 from experiments.run_folder import RunFolder
 from experiments.sweep import SweepConfig, main, read_variants
 
@@ -68,7 +68,8 @@ def test_the_scores_are_those_of_the_trained_agents(cfg, result, split, key):
     for seed in range(2):
         run = run_of(cfg, "louder", seed)
         envs = make_envs(run.config, split, 4)
-        played = play(envs, trained_policy(*load_trained(run, envs)), range(20), seed=0)
+        items = drawn_items(envs.unwrapped.episode.order.items.tolist(), 20, seed=0)
+        played = play(envs, trained_policy(*load_trained(run, envs)), items, seed=0)
         scores.append(float(played.scores.mean()))
     assert np.mean(result["variants"]["louder"][key]) == pytest.approx(np.mean(scores))
 
