@@ -29,7 +29,8 @@ CONTROLLER_COLUMNS = (
     "actor",
     "critic",
     "critic, untrained",
-    "seeds where the critic gains",
+    "critic less residual",
+    "gains in",
 )
 _LEVEL = 0.05
 
