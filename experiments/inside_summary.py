@@ -15,12 +15,12 @@ import tyro
 
 from agents.probes_data import OBSERVATION
 from experiments.markdown import markdown_table
-from experiments.rl_sae_report import hidden_predicates
+from experiments.rl_sae_report import hidden_predicates, learnt_predicates
 from experiments.run_folder import read_json
 
 SAE_COLUMNS = (
     *("agent", "return", "SAE", "explained", "L0", "kept", "features", "neurons", "components", "untrained SAE"),
-    *("told", "beyond the outputs"),
+    *("told", "beyond the outputs", "and beyond an untrained network"),
 )
 CONTROLLER_COLUMNS = (
     "fact",
@@ -69,7 +69,7 @@ def sae_cells(result: Mapping[str, Any]) -> list[str]:
     """A row of ``SAE_COLUMNS``: the SAE that was chosen, beside columns of other kinds."""
     chosen, columns = result["saes"][result["chosen"]], result["columns"]
     mean = {name: cell["mean"] for name, cell in chosen["over_seeds"].items()}
-    kept, hidden = chosen["return_kept"], hidden_predicates(result)
+    kept, hidden, learnt = chosen["return_kept"], hidden_predicates(result), learnt_predicates(result)
     others = [max(columns[name]["features"] for name in columns if name.startswith("neurons"))]
     others += [columns[name]["features"] for name in ("principal components", f"untrained {result['chosen']}")]
     return [
@@ -82,7 +82,8 @@ def sae_cells(result: Mapping[str, Any]) -> list[str]:
         f"{mean['features']:.0f}",
         *(f"{count}" for count in others),
         f"{mean['told']:.0f} of {len(chosen['predicates'])}",
-        f"{len(hidden)}{': ' if hidden else ''}{', '.join(name.replace('_', ' ') for name in hidden)}",
+        str(len(hidden)),
+        f"{len(learnt)}{': ' if learnt else ''}{', '.join(name.replace('_', ' ') for name in learnt)}",
     ]
 
 

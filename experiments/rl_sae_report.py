@@ -31,7 +31,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         markdown_table(["columns", *_SCORES], [[name, *_scores(row)] for name, row in result["columns"].items()]),
         f"## {result['chosen']}, SAE seed {result['config']['sae_seeds'][0]}, predicate by predicate",
         "AUROC on held-out states: the best feature; linear probes on the outputs (values, sorted values, choice), on "
-        "the whole layer and on the observation. *Gain*: feature less outputs, one-sided 95 % bound, p after Holm. "
+        "the whole layer and on the observation; the best column, neuron or feature, of an untrained network. *Gain*: feature less "
+        "outputs, one-sided 95 % bound, p after Holm. "
         "*Without it*: what is earned with that feature held at zero, and, where it is active (*fires*: in how many "
         "states), the mean change of an output in standard deviations and how often another choice becomes the best.",
         markdown_table(
@@ -44,7 +45,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 
 
 _SCORES = ["live", "features", "after shuffling", "told", "mean AUROC", "mean F1"]
-_TESTED = ["predicate", "feature", "F1", "outputs", "layer", "observation", "gain", "bound", "p"]
+_TESTED = ["predicate", "feature", "F1", "outputs", "layer", "observation", "untrained", "gain", "bound", "p"]
 _FORMATS = {"l0": ".1f", "dead_share": ".0%", "return": ".1f", "mated": ".1%", "live": ".0f"}
 _FORMATS |= dict.fromkeys(("features", "shuffled_features", "told"), "g")
 
@@ -81,7 +82,7 @@ def _sae(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> list[s
 
 def _close(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     scored = result["saes"][result["chosen"]]["predicates"][name]
-    numbers = [row["feature"], scored["f1"], row["outputs"], row["layer"], row["observation"]]
+    numbers = [row["feature"], scored["f1"], row["outputs"], row["layer"], row["observation"], untrained(result, name)]
     tested = [f"{row['gain']:+.3f}", f"{row['gain_low']:+.3f}", f"{row['p_holm']:.3f}"]
     does = [f"{row['fires']:.1%}", f"{row['outputs_moved']:.2f}", f"{row['choices_changed']:.0%}"]
     return [name, *(f"{number:.3f}" for number in numbers), *tested, earned(row["played"]), *does]
@@ -99,11 +100,25 @@ def hidden_predicates(result: Mapping[str, Any]) -> list[str]:
     return [name for name, row in result["close"].items() if row["gain_low"] > 0 and row["p_holm"] < 0.05]
 
 
+def untrained(result: Mapping[str, Any], predicate: str) -> float:
+    """The AUROC of the best column of an untrained network: its neurons, and features of the same kind of SAE."""
+    kinds = ("untrained neurons", f"untrained {result['chosen']}")
+    return max(float(result["columns"][kind]["predicates"][predicate]["auroc"]) for kind in kinds)
+
+
+def learnt_predicates(result: Mapping[str, Any]) -> list[str]:
+    """Those of :func:`hidden_predicates` that the feature also tells better than any column of an untrained network."""
+    return [name for name in hidden_predicates(result) if result["close"][name]["feature"] > untrained(result, name)]
+
+
 def _verdict(result: Mapping[str, Any]) -> str:
     hidden = hidden_predicates(result)
     count = len(result["close"])
     if not hidden:
         return f"No feature tells any of {count} predicates better than a linear probe on the outputs."
+    learnt = learnt_predicates(result)
     return (
-        f"{len(hidden)} of {count} predicates are told better by one feature than by the outputs: {', '.join(hidden)}."
+        f"{len(hidden)} of {count} predicates are told better by one feature than by the outputs: {', '.join(hidden)}. "
+        f"Of these {len(learnt)} also better than by any column of an untrained network{': ' if learnt else ''}"
+        f"{', '.join(learnt)}."
     )

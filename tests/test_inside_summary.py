@@ -33,16 +33,18 @@ def study() -> dict[str, Any]:
         "untrained topk-24-k6": 1,
         "outputs": 0,
     }
+    told = {name: {"auroc": 0.8} for name in chosen["predicates"]}
     return {
         "agent": {"env": "KingRookKing-v0", "seed": 2},
         "plain": {"return": 94.28},
         "chosen": "topk-24-k6",
         "saes": {"topk-24-k6": chosen},
-        "columns": {name: {"features": count} for name, count in columns.items()},
+        "columns": {name: {"features": count, "predicates": told} for name, count in columns.items()},
         "close": {
-            "mate_in_one": {"gain_low": 0.1, "p_holm": 0.01},
-            "rook_hanging": {"gain_low": 0.1, "p_holm": 0.2},
-            "opposition": {"gain_low": -0.1, "p_holm": 0.01},
+            "mate_in_one": {"gain_low": 0.1, "p_holm": 0.01, "feature": 0.9},
+            "safe_check": {"gain_low": 0.1, "p_holm": 0.01, "feature": 0.7},
+            "rook_hanging": {"gain_low": 0.1, "p_holm": 0.2, "feature": 0.9},
+            "opposition": {"gain_low": -0.1, "p_holm": 0.01, "feature": 0.9},
         },
     }
 
@@ -56,7 +58,9 @@ def folder(path: Path, name: str, content: dict[str, Any]) -> Path:
 def test_a_study_of_saes_is_a_row(tmp_path: Path) -> None:
     head, _, row = main(InsideSummaryConfig(saes=(folder(tmp_path / "a", "rl_sae", study()),))).splitlines()
     assert head.count("|") == row.count("|")
-    told = "KingRookKing-v0, 2 | 94.3 | topk-24-k6 | 0.910 | 20.0 | 97.0% | 12 | 6 | 2 | 1 | 3 of 4 | 1: mate in one"
+    told = (
+        "KingRookKing-v0, 2 | 94.3 | topk-24-k6 | 0.910 | 20.0 | 97.0% | 12 | 6 | 2 | 1 | 3 of 4 | 2 | 1: mate in one"
+    )
     assert row == f"| {told} |"
 
 
