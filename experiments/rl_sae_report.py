@@ -31,8 +31,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         markdown_table(["columns", *_SCORES], [[name, *_scores(row)] for name, row in result["columns"].items()]),
         f"## {result['chosen']}, SAE seed {result['config']['sae_seeds'][0]}, predicate by predicate",
         "AUROC on held-out states: the best feature; linear probes on the outputs (values, sorted values, choice), on "
-        "the whole layer and on the observation; the best column, neuron or feature, of an untrained network. *Gain*: feature less "
-        "outputs, one-sided 95 % bound, p after Holm. "
+        "the whole layer and on the observation; the best column, neuron or feature, of an untrained network. *Gain*: "
+        "feature less outputs, one-sided 95 % bound, p after Holm. "
         "*Without it*: what is earned with that feature held at zero, and, where it is active (*fires*: in how many "
         "states), the mean change of an output in standard deviations and how often another choice becomes the best.",
         markdown_table(

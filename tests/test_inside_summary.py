@@ -28,6 +28,7 @@ def study() -> dict[str, Any]:
     }
     columns = {
         "neurons": 4,
+        "untrained neurons": 3,
         "neurons after ReLU": 6,
         "principal components": 2,
         "untrained topk-24-k6": 1,
