@@ -18,7 +18,7 @@ import tyro
 from agents.evaluation import play, trained_policy
 from agents.finetune import LoRA
 from experiments.assembly import load_trained, make_envs, model_sha256, provenance, scene
-from experiments.evidence_arms import Bench, item_oracle, play_arms
+from experiments.evidence_arms import Bench, item_oracle, play_arms, read_off
 from experiments.evidence_rows import against_trained, rows
 from experiments.evidence_table import draw, markdown
 from experiments.run_folder import RunFolder, refuse_existing, write_json
@@ -102,6 +102,7 @@ def compare(bench: Bench) -> dict[str, Any]:
         "arms": rows(bench, arms),
         "tests": against_trained(arms),
         "item_oracle": item_oracle(bench),
+        "readable": read_off(bench),
         "weights_sha256": before,
         **provenance(),
     }

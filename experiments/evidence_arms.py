@@ -17,6 +17,7 @@ from agents.evaluation import Played, Policy, play, trained_policy
 from agents.finetune import LoRA, finetune
 from agents.variants import unsteered_variants
 from experiments.assembly import drawn_items, load_trained, make_envs, scene, trained_mask
+from experiments.readable import TRAIN, readable
 from experiments.run_folder import RunFolder
 from experiments.statistics import score_interval
 
@@ -202,6 +203,12 @@ def item_oracle(bench: Bench) -> dict[str, Any] | None:
     envs = bench.envs("test", **bench.every)
     best = score_pushes(envs, np.arange(len(pushes(envs))), items, bench.seed).max(axis=0)
     return {"items": len(items), "score": float(best.mean()), "ci95": score_interval(best.tolist())}
+
+
+def read_off(bench: Bench) -> dict[str, Any] | None:
+    """What a linear probe of the agent's first observation tells of the test items: see ``experiments.readable``."""
+    learnt = drawn_items(bench.train_items(0), TRAIN, bench.seed)
+    return readable(bench.envs("train"), bench.envs("test"), (learnt, bench.items()), bench.seed)
 
 
 def _arm(bench: Bench, policies: Sequence[Policy], about: Mapping[str, Any] | None = None, **overrides: Any) -> Arm:

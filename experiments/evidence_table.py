@@ -35,6 +35,12 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(f"Corrected by features that write the answer themselves: {trained['puppeteered']:.0%}.")
     if found:
         lines.append(f"Item oracle (one feature an item, {found['items']} items): {found['score']:.3f}.")
+    if result["readable"]:
+        read = result["readable"]
+        lines.append(
+            f"A linear probe of the agent's first observation names the {read['topic']}: {read['accuracy']:.3f} "
+            f"(the commonest: {read['chance']:.3f})."
+        )
     lines += ["", "| trained against | difference | p |", "|---|---|---|"]
     lines += [f"| {name} | {test['difference']:+.3f} | {test['p_holm']:.1e} |" for name, test in tests.items()]
     lines += ["", "p: exact McNemar, the largest over seeds, Holm's correction over arms. 95 %: Wilson over items, and"]

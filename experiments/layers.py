@@ -22,13 +22,12 @@ from agents.controls import CONTROLS, Setting, fixed, search_best_fixed
 from agents.evaluation import play
 from experiments import sae_training
 from experiments.assembly import drawn_items, make_envs, model_sha256, parse_settings, provenance, scene
-from experiments.evidence_arms import Arm, Bench, best_fixed, item_oracle, trained
+from experiments.evidence_arms import Arm, Bench, best_fixed, item_oracle, read_off, trained
 from experiments.evidence_rows import against_trained, rows
 from experiments.feature_kinds import TEXTS, TaskTexts, read_texts
 from experiments.layer_features import features_record
 from experiments.layer_saes import given_saes, make_layer_sae
 from experiments.layers_table import draw, markdown
-from experiments.readable import TRAIN, readable
 from experiments.run_folder import refuse_existing, write_json
 from experiments.sae_training import SAEConfig
 from experiments.statistics import runs_interval
@@ -232,12 +231,7 @@ def layer_record(bench: Bench, texts: TaskTexts, seed: int) -> dict[str, Any]:
         "tests": against_trained(arms),
         "gain": gain(arms, seed),
         "item_oracle": item_oracle(bench),
-        "readable": readable(
-            bench.envs("train"),
-            bench.envs("test"),
-            (drawn_items(bench.train_items(0), TRAIN, seed), bench.items()),
-            seed,
-        ),
+        "readable": read_off(bench),
         "features": features_record(bench.envs("train"), arms["trained"].played, texts, seed),
     }
 
