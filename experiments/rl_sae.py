@@ -33,7 +33,7 @@ class World:
     """How a world is looked at.
 
     Attributes:
-        predicates: what is true of its states.
+        predicates: of its states.
         episodes: to record, some tens of thousands of states.
     """
 
@@ -186,9 +186,8 @@ class Study:
         }
         best = found["chosen"] = choose(found, cfg.kept)
         found["columns"] = self.columns(best)
-        scored = found["saes"][best]["predicates"]
+        first, scored = saes[best][cfg.sae_seeds[0]], found["saes"][best]["predicates"]
         acting = Acting(self.earned_through, self.said_through)
-        first = saes[best][cfg.sae_seeds[0]]
         found["close"] = look_closely(first, states, scored, acting, seed=cfg.seed, shuffles=cfg.shuffles)
         return found
 
