@@ -16,6 +16,7 @@ from experiments.assembly import parse_settings
 from experiments.evidence import EvidenceConfig, main
 from experiments.evidence_arms import Arm, Bench, best_fixed
 from experiments.evidence_rows import against_trained
+from experiments.evidence_table import markdown
 from experiments.statistics import mcnemar, wilson
 
 FEATURES = list(range(24))
@@ -90,6 +91,7 @@ def test_the_rows_are_those_of_the_episodes(result):
     assert result["item_oracle"]["items"] == 6
     assert result["readable"]["topic"] == "target"
     assert 0.2 < result["readable"]["accuracy"] <= 1, "forty items are enough to read some answers"
+    assert f"names the target: {result['readable']['accuracy']:.3f}" in markdown(result)
 
 
 def test_the_features_of_the_best_fixed_arm_are_those_that_it_played(bench):
