@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.masked_policy import HEADS, MaskedPolicy, tied_keys
-from agents.masks import carries_mask
+from steer_env.evaluation.masks import carries_mask
 
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256  # transitions in a minibatch of PPO, where none is asked for
 ROLLOUT, FEWEST_STEPS = 512, 8  # transitions and steps of its roll-out: many small updates learn from fewer tokens

@@ -19,9 +19,9 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from steer_env.decoding import Words
-from steer_env.loading import weights_sha256
-from steer_env.registry import language_model
+from steer_env.envs.base import unwrap
+from steer_env.lm.loading import weights_sha256
+from steer_env.lm.tokenizer import Tokenizer
 from steer_env.tasks import Task
 
 Envs = VectorEnv[Any, Any, Any]
@@ -110,9 +110,9 @@ def finetune(envs: Envs, items: Sequence[int], folder: Path, lora: LoRA | None =
     lora = lora or LoRA()
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: a model that was played must stay what it was")
-    scene = envs.unwrapped.episode.scene  # type: ignore[attr-defined]  # a SteerVectorEnv
-    pairs = reply_pairs(scene.task, items, scene.words)
-    original = language_model(scene)
+    inner = unwrap(envs)
+    pairs = reply_pairs(inner.task, items, inner.tokenizer)
+    original = inner.lm
     before = weights_sha256(original)
     # A copy comes from the disk, for the model in memory has the environment's hooks on it.
     base: Any = AutoModelForCausalLM.from_pretrained(original.name_or_path, dtype=original.dtype)
@@ -122,11 +122,11 @@ def finetune(envs: Envs, items: Sequence[int], folder: Path, lora: LoRA | None =
     if weights_sha256(original) != before:
         raise RuntimeError("fine-tuning changed the environment's own model")
     merged.save_pretrained(folder)
-    scene.words.tokenizer.save_pretrained(folder)
+    inner.tokenizer.hf.save_pretrained(folder)
     return FineTuned(folder, len(pairs), losses, trained, weights_sha256(merged), before)
 
 
-def reply_pairs(task: Task, items: Sequence[int], words: Words) -> list[Pair]:
+def reply_pairs(task: Task, items: Sequence[int], tokenizer: Tokenizer) -> list[Pair]:
     """Each item's prompt and reference reply in the tokens in which the environment has them.
 
     Raises:
@@ -139,16 +139,16 @@ def reply_pairs(task: Task, items: Sequence[int], words: Words) -> list[Pair]:
         reply = task.reference(item)
         if reply is None:
             raise ValueError(f"task {task.name!r} has no reference replies to learn")
-        pairs.append(_pair(task.start(item).opening, reply, words))
+        pairs.append(_pair(task.start(item).opening, reply, tokenizer))
     return pairs
 
 
-def _pair(opening: str, reply: str, words: Words) -> Pair:
-    prompt, (said,) = words.prompt(opening), words.spoken((reply,), True)
+def _pair(opening: str, reply: str, tokenizer: Tokenizer) -> Pair:
+    prompt, (said,) = tokenizer.prompt(opening), tokenizer.spoken((reply,), True)
     # The reply's tokens are those it has behind the prompt: by itself it may read otherwise.
-    whole = () if words.chat else words.prompt(opening + said)
-    tokens = whole[len(prompt) :] if whole[: len(prompt)] == prompt else words.encode(said)
-    end = words.tokenizer.eos_token_id
+    whole = () if tokenizer.chat else tokenizer.prompt(opening + said)
+    tokens = whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokenizer.encode(said)
+    end = tokenizer.hf.eos_token_id
     return Pair(prompt, tokens if end is None else (*tokens, end))
 
 

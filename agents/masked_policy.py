@@ -20,7 +20,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
-from agents.masks import carries_mask
+from steer_env.evaluation.masks import carries_mask
 
 HEADS = ("linear", "tied")
 ILLEGAL_LOGIT = -1e8  # sb3-contrib's value: its probability is exactly 0 in float32

@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from agents.masks import ActionMask, BoolArray, masked_space
+from steer_env.evaluation.masks import ActionMask, BoolArray, masked_space
 
 
 class SB3VecEnv(VecEnv):

@@ -1,9 +1,9 @@
 """Which feature did what, at which token, and was it the reason: ``python -m experiments.analyze --run runs/first``.
 
 From an evaluation's token log, and from counterfactual replays of its episodes, it writes ``branch_points.json``
-(:mod:`experiments.branch_points`), ``critic.json`` (:mod:`experiments.critic`) and ``features.json``
-(:mod:`experiments.feature_table`). All three begin with ``run``, ``evaluation``, ``env``, ``algo``, ``split``, ``seed``
-and ``temperature`` of the evaluation, the number of ``episodes`` and whether they are of a ``benchmark``.
+(:mod:`agents.analysis.branch_points`), ``critic.json`` (:mod:`agents.analysis.critic`) and ``features.json``
+(:mod:`agents.analysis.feature_table`). All three begin with ``run``, ``evaluation``, ``env``, ``algo``, ``split``,
+``seed`` and ``temperature`` of the evaluation, the number of ``episodes`` and whether they are of a ``benchmark``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 import torch
 import tyro
 
-from agents.alternatives import Alternatives
-from experiments.analysis_tables import analysis_tables
-from experiments.branch_points import branch_point_record
-from experiments.causal import Causal, Effort, play_counterfactuals, total_cost
-from experiments.critic import critic_record
-from experiments.evaluated_run import EvaluatedRun
-from experiments.feature_kinds import TEXTS, feature_kinds, read_texts
-from experiments.feature_meanings import logged_meanings, model_meanings
-from experiments.feature_table import Effects, feature_record
-from experiments.planted import planted_conditions
-from experiments.run_folder import write_json
-from experiments.tracking import Tracker
+from agents.analysis.analysis_tables import analysis_tables
+from agents.analysis.branch_points import branch_point_record
+from agents.analysis.causal import Causal, Effort, play_counterfactuals, total_cost
+from agents.analysis.critic import critic_record
+from agents.analysis.evaluated_run import EvaluatedRun
+from agents.analysis.feature_kinds import TEXTS, feature_kinds, read_texts
+from agents.analysis.feature_meanings import logged_meanings, model_meanings
+from agents.analysis.feature_table import Effects, feature_record
+from agents.analysis.planted import planted_conditions
+from agents.runs.folder import write_json
+from agents.runs.tracking import Tracker
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.alternatives import Alternatives
 
 SHARED = ("env", "algo", "split", "seed", "temperature", "benchmark")
 
@@ -100,7 +101,7 @@ def from_logs(evaluated: EvaluatedRun) -> dict[str, dict[str, Any]]:
 def with_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> dict[str, dict[str, Any]]:
     """All three records."""
     causal = play_counterfactuals(evaluated, effort)
-    behind = causal.envs.unwrapped.features.tolist()  # type: ignore[attr-defined]  # a SteerVectorEnv
+    behind = unwrap(causal.envs).features.tolist()
     meanings = replace(model_meanings(causal.envs, causal.courses.items), kinds=_kinds(evaluated, causal))
     points = branch_point_record(causal.courses, causal.found, effort.alternatives, behind, meanings.labels.get)
     points["settings"]["tokens"] = effort.tokens

@@ -13,7 +13,7 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from steer_env.model import SteeredModel
+from steer_env.lm.model import SteeredModel
 
 SHAPES: dict[str, Callable[[], Any]] = {
     "small-llama": lambda: LlamaConfig(

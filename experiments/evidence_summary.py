@@ -7,8 +7,8 @@ from typing import Any
 
 import tyro
 
-from experiments.markdown import markdown_table
-from experiments.run_folder import read_json
+from agents.report.markdown import markdown_table
+from agents.runs.folder import read_json
 
 CORRSTEER = ("corrsteer", "corrsteer, same strength")
 COLUMNS = (
@@ -22,7 +22,7 @@ class EvidenceSummaryConfig:
     """Put evidence runs into one table."""
 
     runs: tuple[Path, ...]
-    """Folders of experiments.evidence."""
+    """Folders of agents.compare.evidence."""
 
 
 def main(cfg: EvidenceSummaryConfig) -> str:

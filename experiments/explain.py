@@ -15,12 +15,18 @@ import torch
 import tyro
 from torch import Tensor
 
-from experiments.assembly import provenance
-from experiments.run_folder import refuse_existing, to_json, write_json
-from steer_env.loading import load_language_model, load_shared_dictionary, load_words, resolve_device, weights_sha256
-from steer_env.presets import EMBEDDED
-from steer_env.sae import FeatureDictionary
-from steer_env.self_explanation import (
+from agents.runs.folder import refuse_existing, to_json, write_json
+from agents.runs.loading import provenance
+from steer_env.lm.loading import (
+    load_language_model,
+    load_shared_dictionary,
+    load_tokenizer,
+    resolve_device,
+    weights_sha256,
+)
+from steer_env.lm.presets import EMBEDDED
+from steer_env.lm.sae import FeatureDictionary
+from steer_env.lm.self_explanation import (
     Chance,
     Depths,
     Limits,
@@ -157,7 +163,7 @@ def write_labels(record: dict[str, Any], path: Path) -> None:
 
 
 def _explained(cfg: ExplainConfig, lm: Any, dictionary: FeatureDictionary, features: Sequence[int]) -> dict[str, Any]:
-    words = load_words(cfg.model, cfg.chat)
+    words = load_tokenizer(cfg.model, cfg.chat)
     prompt = _prompt(cfg)
     question = ask(words, prompt.text, prompt.begin, prompt.placeholder, prompt.stops)
     default = default_depths(lm)

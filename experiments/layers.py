@@ -2,8 +2,8 @@
 
 At each layer an SAE, a strength chosen on validation by the best fixed feature (in medians of the residual norm there),
 and agents trained with several seeds; all play the same test items. Beside the scores stands what kind the features are
-that the agents use, as :mod:`experiments.feature_kinds` computes it. Nothing is chosen by test; which layer is best is
-not chosen at all.
+that the agents use, as :mod:`agents.analysis.feature_kinds` computes it. Nothing is chosen by test; which layer is best
+is not chosen at all.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import numpy as np
 import torch
 import tyro
 
-from agents.controls import CONTROLS, Setting, fixed, search_best_fixed
-from agents.evaluation import play
-from experiments import sae_training
-from experiments.assembly import drawn_items, make_envs, model_sha256, parse_settings, provenance, scene
-from experiments.evidence_arms import Arm, Bench, best_fixed, item_oracle, read_off, trained
-from experiments.evidence_rows import against_trained, rows
-from experiments.feature_kinds import TEXTS, TaskTexts, read_texts
-from experiments.layer_features import features_record
-from experiments.layer_saes import given_saes, make_layer_sae
-from experiments.layers_table import draw, markdown
-from experiments.run_folder import refuse_existing, write_json
-from experiments.sae_training import SAEConfig
-from experiments.statistics import runs_interval
-from experiments.train_config import settings_of
-from experiments.trainings import Trainings, train_all
-from steer_env.registry import language_model
-from steer_env.survey import survey
+from agents.analysis.feature_kinds import TEXTS, TaskTexts, read_texts
+from agents.compare.arms import Arm, Bench, best_fixed, item_oracle, read_off, trained
+from agents.compare.layer_features import features_record
+from agents.compare.layer_saes import given_saes, make_layer_sae
+from agents.compare.layers_table import draw, markdown
+from agents.compare.rows import against_trained, rows
+from agents.runs.config import settings_of
+from agents.runs.folder import refuse_existing, write_json
+from agents.runs.loading import drawn_items, make_envs, model_sha256, parse_settings, provenance
+from agents.runs.trainings import Trainings, train_all
+from steer_env.envs.base import unwrap
+from steer_env.envs.calibration import calibrate
+from steer_env.evaluation.controls import CONTROLS, Setting, fixed, search_best_fixed
+from steer_env.evaluation.play import play
+from steer_env.evaluation.statistics import runs_interval
+from steer_env.lm import sae_training
+from steer_env.lm.sae_training import SAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def main(cfg: LayersConfig) -> dict[str, Any]:
         "env": cfg.env,
         "settings": cfg.record(),
         "blocks": _blocks(plain),
-        "data": scene(cfg.envs("test", first)).task.data_record(),
+        "data": unwrap(cfg.envs("test", first)).task.data_record(),
         "texts": {"items": len(texts.rows), "token_shares": texts.token_shares()},
         "layers": found,
         "weights_sha256": before,
@@ -149,7 +149,7 @@ def make_places(
         name: read_texts(envs, drawn_items(_dealt(envs), cfg.sae_texts, cfg.seed), cfg.seed).rows
         for name, envs in splits.items()
     }
-    lm, site = language_model(scene(plain)), scene(plain).model.site
+    lm, site = unwrap(plain).lm, unwrap(plain).site
     return {
         layer: make_layer_sae(lm, texts, (layer, site), cfg.sae, cfg.folder / f"sae-{layer}", cfg.seed)
         for layer in layers
@@ -176,7 +176,7 @@ def tune(cfg: LayersConfig, settings: Mapping[str, Any]) -> list[dict[str, Any]]
 
     The unit is measured alike at all layers, though a preset may know its own at one of them.
     """
-    unit = survey(scene(cfg.envs("train", {**settings, "action": "choice"}))).residual_norm
+    unit = calibrate(unwrap(cfg.envs("train", {**settings, "action": "choice"})).episode.scene).residual_norm
     found = []
     for coefficient in cfg.coefficients:
         row = {"coefficient": coefficient, "residual_units": coefficient * unit}
@@ -239,7 +239,7 @@ def layer_record(bench: Bench, texts: TaskTexts, seed: int) -> dict[str, Any]:
 def gain(arms: Mapping[str, Arm], seed: int) -> dict[str, Any]:
     """The trained arm less the unsteered one on the same items: ``by_seed``, their ``mean`` and its ``ci95``.
 
-    The interval is that of :func:`experiments.statistics.runs_interval`.
+    The interval is that of :func:`steer_env.evaluation.statistics.runs_interval`.
     """
     alone = arms["unsteered"].played[0].scores
     differences = [(played.scores - alone).tolist() for played in arms["trained"].played]
@@ -263,7 +263,7 @@ def _first_settings(cfg: LayersConfig) -> dict[str, Any]:
 
 
 def _settings(plain: Any, layer: int, sae: str) -> dict[str, Any]:
-    return {"sae": sae, "layer": layer, "site": scene(plain).model.site}
+    return {"sae": sae, "layer": layer, "site": unwrap(plain).site}
 
 
 def _strength(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,11 +276,11 @@ def _best(tuning: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _blocks(envs: Any) -> int:
-    return int(language_model(scene(envs)).config.get_text_config().num_hidden_layers)
+    return int(unwrap(envs).lm.config.get_text_config().num_hidden_layers)
 
 
 def _dealt(envs: Any) -> list[int]:
-    items: list[int] = envs.unwrapped.episode.order.items.tolist()
+    items: list[int] = unwrap(envs).dealt
     return items
 
 

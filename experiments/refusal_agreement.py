@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from experiments.statistics import mcnemar, wilson
+from steer_env.evaluation.statistics import mcnemar, wilson
 from steer_env.tasks.coherence import COHERENT, coherence
+from steer_env.tasks.data import Row, Source, load_rows
 from steer_env.tasks.refusal import COMPLIANCE, FULL, PARTIAL, phrase_refusal, refusal_class
-from steer_env.tasks.rows import Row, Source, load_rows
 
 SOURCE = Source(repo="", columns=("prompt", "completion", "final_label"))
 LABELS = {"1_full_compliance": COMPLIANCE, "2_full_refusal": FULL, "3_partial_refusal": PARTIAL}

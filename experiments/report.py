@@ -10,15 +10,15 @@ from pathlib import Path
 
 import tyro
 
-from experiments.controller_report import controller_plot
-from experiments.layers_table import layer_kinds, layer_scores
-from experiments.report_document import document, picture
-from experiments.report_figures import Draw, calibration, critic_courses, draw_png, learning_curve, scores, variants
-from experiments.report_files import ANALYSES, RunFiles
-from experiments.report_points import point_blocks
-from experiments.report_summary import facts, sections
-from experiments.report_tokens import token_blocks
-from experiments.tracking import Tracker
+from agents.compare.layers_table import layer_kinds, layer_scores
+from agents.inside.controller_report import controller_plot
+from agents.report.document import document, picture
+from agents.report.figures import Draw, calibration, critic_courses, draw_png, learning_curve, scores, variants
+from agents.report.files import ANALYSES, RunFiles
+from agents.report.points import point_blocks
+from agents.report.summary import facts, sections
+from agents.report.tokens import token_blocks
+from agents.runs.tracking import Tracker
 
 
 @dataclass(frozen=True)

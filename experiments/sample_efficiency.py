@@ -17,14 +17,15 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from agents.controls import CONTROLS, Setting
+from agents.compare.arms import Arm, Bench, best_fixed, corrsteer, fine_tuned, trained
+from agents.compare.evidence import EvidenceConfig, own_settings, train_seeds
 from agents.finetune import LoRA
-from experiments.assembly import make_envs, parse_settings, provenance, scene
-from experiments.evidence import EvidenceConfig, own_settings, train_seeds
-from experiments.evidence_arms import Arm, Bench, best_fixed, corrsteer, fine_tuned, trained
-from experiments.run_folder import refuse_existing, write_json
-from experiments.statistics import runs_interval
-from experiments.trainings import Trainings
+from agents.runs.folder import refuse_existing, write_json
+from agents.runs.loading import make_envs, parse_settings, provenance
+from agents.runs.trainings import Trainings
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.controls import CONTROLS, Setting
+from steer_env.evaluation.statistics import runs_interval
 
 INK = "#222222"
 COLORS = {"trained": "#1a6fb5", "lora": "#b5541a", "best_fixed": "#6f7378", "corrsteer": "#5a9e4b"}
@@ -91,7 +92,7 @@ def _row(arm: Arm, seed: int) -> dict[str, Any]:
 
 def _sizes(cfg: SampleEfficiencyConfig) -> list[int]:
     config = {"env": cfg.env, "env_kwargs": parse_settings(cfg.env_kwargs), "mask": "off"}
-    count = len(scene(make_envs(config, "train", 1)).task)
+    count = len(unwrap(make_envs(config, "train", 1)).task)
     sizes = [*cfg.sizes, count]
     if sizes[0] < 1 or sizes != sorted(set(sizes)):
         raise ValueError(f"sizes must increase from at least 1 to below the {count} items of train, got {cfg.sizes}")

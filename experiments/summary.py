@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.run_folder import read_json
-from experiments.statistics import over_runs
-from experiments.steering import same_coefficient
+from agents.runs.folder import read_json
+from agents.runs.steering import same_coefficient
+from steer_env.evaluation.statistics import over_runs
 
 _MUST_AGREE = ("env", "env_kwargs", "algo", "mask", "split", "temperature", "episodes", "seed")
 
@@ -30,8 +30,8 @@ class SummaryConfig:
 def main(cfg: SummaryConfig) -> dict[str, dict[str, Any]]:
     """Print and return, for every arm: mean, lowest and highest score over runs, 95 % interval, worst p-value.
 
-    The interval is that of :func:`experiments.statistics.over_runs`: how much the mean would move with other training
-    seeds, or other items. With fewer than three runs it says little.
+    The interval is that of :func:`steer_env.evaluation.statistics.over_runs`: how much the mean would move with other
+    training seeds, or other items. With fewer than three runs it says little.
 
     Raises:
         FileNotFoundError: A run is not evaluated.

@@ -15,13 +15,15 @@ import numpy as np
 import torch
 import tyro
 
-from agents.evaluation import Played, play, trained_policy
-from experiments.assembly import drawn_items, load_trained, make_envs, parse_settings, provenance
-from experiments.run_folder import RunFolder, read_json, refuse_existing, write_json
-from experiments.statistics import over_runs
-from experiments.sweep_table import draw, markdown
-from experiments.train_config import TrainConfig, as_flags, check_config
-from experiments.trainings import Trainings, train_all
+from agents.compare.sweep_table import draw, markdown
+from agents.policies import trained_policy
+from agents.runs.config import TrainConfig, as_flags, check_config
+from agents.runs.folder import RunFolder, read_json, refuse_existing, write_json
+from agents.runs.loading import drawn_items, load_trained, make_envs, parse_settings, provenance
+from agents.runs.trainings import Trainings, train_all
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.play import Played, play
+from steer_env.evaluation.statistics import over_runs
 
 _DICTS = ("env_kwargs", "algo_kwargs", "mask_kwargs")
 _OWN = {"name", "seed", "resume", "runs_dir", "wandb", "threads", "checkpoint_every"}
@@ -33,7 +35,7 @@ class SweepConfig(Trainings):
     """Train variants of one setup and compare them with the first."""
 
     variants: Path
-    """A JSON list of {"name": ..., flags of experiments.train}; the first is what the others are compared with."""
+    """A JSON list of {"name": ..., flags of agents.runs.training}; the first is what the others are compared with."""
     seeds: int = 3
     """Training seeds of every variant."""
     total_timesteps: int = 60_000
@@ -74,7 +76,7 @@ def main(cfg: SweepConfig) -> dict[str, Any]:
 
 
 def read_variants(path: Path) -> dict[str, dict[str, Any]]:
-    """Flags of `experiments.train` by variant, the key=value ones as objects.
+    """Flags of `agents.runs.training` by variant, the key=value ones as objects.
 
     Raises:
         ValueError: The file is no such list, a name is missing or comes twice, or a flag does not exist.
@@ -104,8 +106,8 @@ def score_runs(runs: Sequence[Path], split: str, items: int) -> dict[str, Any]:
         items: At most so many items of either.
 
     Returns:
-        ``scores`` by run, their mean ``score``, its ``ci95`` (:func:`experiments.statistics.over_runs`) and ``n`` of
-        items, ``train_score``, ``distinct_features`` and ``idle`` (share of tokens left alone) on ``split``,
+        ``scores`` by run, their mean ``score``, its ``ci95`` (:func:`steer_env.evaluation.statistics.over_runs`) and
+        ``n`` of items, ``train_score``, ``distinct_features`` and ``idle`` (share of tokens left alone) on ``split``,
         ``steps_per_second`` of training.
     """
     found = [_score(RunFolder.open(path), split, items) for path in runs]
@@ -129,7 +131,7 @@ def _score(run: RunFolder, split: str, items: int) -> dict[str, float]:
 
 def _played(run: RunFolder, split: str, items: int) -> Played:
     envs = make_envs(run.config, split, run.config["num_envs"])
-    dealt: list[int] = envs.unwrapped.episode.order.items.tolist()  # type: ignore[attr-defined]  # a SteerVectorEnv
+    dealt: list[int] = unwrap(envs).dealt
     return play(envs, trained_policy(*load_trained(run, envs)), drawn_items(dealt, items, seed=0), seed=0)
 
 

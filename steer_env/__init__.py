@@ -23,7 +23,7 @@ _IDS: dict[str, dict[str, Any]] = {
 for _id, _kwargs in _IDS.items():
     gym.register(
         _id,
-        entry_point="steer_env.registry:make_env",
-        vector_entry_point="steer_env.registry:make_vector_env",
+        entry_point="steer_env.envs.registry:make_env",
+        vector_entry_point="steer_env.envs.registry:make_vector_env",
         kwargs=_kwargs,
     )

@@ -13,8 +13,8 @@ from steer_env.tasks.mmlu import MMLU
 from steer_env.tasks.mmlu_pro import MMLUPro
 from steer_env.tasks.multiple_choice import DECODE
 from steer_env.tasks.simpleqa import SimpleQA
-from steer_env.tasks.stories import Stories
-from steer_env.tasks.tictactoe import TicTacToe
+from steer_env.tasks.stories.task import Stories
+from steer_env.tasks.tictactoe.task import TicTacToe
 from steer_env.tasks.xstest import XSTest
 
 TASKS: dict[str, Callable[..., Task]] = {

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steer_env.tasks.chosen import LETTERS
+from steer_env.tasks.data import Row, Source
 from steer_env.tasks.multiple_choice import MultipleChoice, Question
-from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import seeded_items
 
 SOURCE = Source(

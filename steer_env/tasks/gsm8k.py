@@ -14,7 +14,7 @@ from steer_env.tasks.answers import (
     strict_match,
 )
 from steer_env.tasks.base import Turn, check_count
-from steer_env.tasks.rows import Row, Source, load_rows
+from steer_env.tasks.data import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice, shares
 from steer_env.tasks.splits import check_split, seeded_split
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steer_env.tasks.data import Row, Source
 from steer_env.tasks.refusal import FULL, RefusalClassifier
 from steer_env.tasks.replies import STOCK, STOP, checked_classifier, grade_reply, reply_shares, request_prompt
-from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, seeded_items
 
 SOURCE = Source(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from steer_env.tasks.chosen import LETTERS
+from steer_env.tasks.data import Row, Source, load_rows
 from steer_env.tasks.multiple_choice import MultipleChoice, Question, example_rows
-from steer_env.tasks.rows import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, check_choice
 from steer_env.tasks.splits import check_split, seeded_split
 

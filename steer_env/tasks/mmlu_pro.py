@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from steer_env.tasks.chosen import LETTERS
+from steer_env.tasks.data import Row, Source
 from steer_env.tasks.multiple_choice import MultipleChoice, Question, example_rows
-from steer_env.tasks.rows import Row, Source
 from steer_env.tasks.single_turn import seeded_items
 
 SOURCE = Source(

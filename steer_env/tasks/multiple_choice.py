@@ -9,7 +9,7 @@ from typing import Any
 
 from steer_env.tasks.base import Turn, check_count
 from steer_env.tasks.chosen import LETTERS, chosen_option
-from steer_env.tasks.rows import Row, Source, load_rows
+from steer_env.tasks.data import Row, Source, load_rows
 from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice
 
 TEMPLATES = ("crl", "harness")

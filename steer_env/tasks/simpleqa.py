@@ -7,7 +7,7 @@ from typing import Any
 
 from steer_env.tasks.answers import CORRECT, INCORRECT, NOT_ATTEMPTED, Similarity, grade_fact
 from steer_env.tasks.base import Turn, is_number
-from steer_env.tasks.rows import Row, Source
+from steer_env.tasks.data import Row, Source
 from steer_env.tasks.single_turn import SingleTurn, TextTask, seeded_items, shares
 
 SOURCE = Source(

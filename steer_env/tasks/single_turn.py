@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steer_env.tasks.base import Turn, check_count, check_item
-from steer_env.tasks.rows import Row, Source, load_rows
+from steer_env.tasks.data import Row, Source, load_rows
 from steer_env.tasks.splits import check_split, seeded_split, split_sha256
 
 

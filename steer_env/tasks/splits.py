@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 
-from steer_env.tasks.rows import Row
+from steer_env.tasks.data import Row
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.4, 0.1, 0.5)

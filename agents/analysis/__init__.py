@@ -1,0 +1,1 @@
+"""Which feature did what in an evaluated run, and was it the reason."""

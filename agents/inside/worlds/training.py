@@ -1,0 +1,141 @@
+"""Trains the agents that are looked into: for each world one recipe that learns it in minutes on one core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers.vector import TransformReward
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from agents.inside.worlds.king_rook_king import observations
+from agents.inside.worlds.king_rook_rules import POSITIONS
+from agents.inside.worlds.tabular import OneHot
+from agents.vec_env import SB3VecEnv
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a world is learnt.
+
+    Attributes:
+        algorithm: of Stable-Baselines3.
+        settings: its arguments; ``learning_rate`` falls linearly to 2 % of itself.
+        steps: of training, over all lanes.
+        lanes: episodes side by side.
+        hidden: widths of the layers.
+        reward_scale: what rewards are multiplied by, so that a network's outputs are near 1.
+    """
+
+    algorithm: type[BaseAlgorithm]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 100_000
+    lanes: int = 8
+    hidden: tuple[int, ...] = (64, 64)
+    reward_scale: float = 1.0
+
+
+# A discount of 0.98 let the greedy policy shuffle for ever: two plies more cost less than the errors of Q.
+_KING_ROOK_KING = {
+    "learning_rate": 1e-3,
+    "gamma": 0.9,
+    "buffer_size": 300_000,
+    "learning_starts": 5_000,
+    "batch_size": 256,
+    "train_freq": 1,
+    "gradient_steps": 4,
+    "target_update_interval": 2_000,
+    "exploration_fraction": 0.15,
+    "exploration_final_eps": 0.05,
+}
+_PPO = {"learning_rate": 1e-3, "n_steps": 128, "batch_size": 256, "gamma": 0.95, "ent_coef": 0.01}
+RECIPES: dict[str, Recipe] = {
+    "KingRookKing-v0": Recipe(DQN, _KING_ROOK_KING, 400_000, 16, (128, 128), 0.01),
+    "CartPole-v1": Recipe(PPO, {**_PPO, "gamma": 0.99}, 150_000),
+    "FrozenLake-v1": Recipe(PPO, {**_PPO, "gamma": 0.99}, 150_000),
+    "GridWorld-v0": Recipe(PPO, _PPO, 150_000),
+    "MinAtarBreakout-v0": Recipe(PPO, {**_PPO, "gamma": 0.99}, 500_000),
+    "AtariBreakout-v0": Recipe(PPO, {**_PPO, "gamma": 0.99}, 500_000),
+    "TicTacToeDuel-v0": Recipe(PPO, {**_PPO, "gamma": 0.99}, 400_000, 16),
+}
+
+
+def recipe_of(env_id: str) -> Recipe:
+    """The recipe of a world.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if env_id not in RECIPES:
+        raise ValueError(f"no recipe for {env_id!r}; there are: {', '.join(RECIPES)}")
+    return RECIPES[env_id]
+
+
+def make_world(env_id: str, lanes: int, reward_scale: float = 1.0, **kwargs: Any) -> SB3VecEnv:
+    """Lanes of any Gymnasium environment for SB3; numbered states as one-hot vectors."""
+    envs: VectorEnv[Any, Any, Any]
+    if str(gym.spec(env_id).vector_entry_point).startswith("agents."):  # Gymnasium's own reset a step later
+        envs = gym.make_vec(env_id, num_envs=lanes, **kwargs)
+    else:
+        single = partial(_make_single, env_id, **kwargs)
+        envs = SyncVectorEnv([single] * lanes, autoreset_mode=AutoresetMode.SAME_STEP)
+    return SB3VecEnv(envs if reward_scale == 1.0 else TransformReward(envs, lambda rewards: rewards * reward_scale))
+
+
+def train_agent(
+    env_id: str,
+    seed: int,
+    steps: int | None = None,
+    hidden: tuple[int, ...] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    callback: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None,
+) -> BaseAlgorithm:
+    """An agent trained by the world's recipe; with 0 steps a fresh one.
+
+    Args:
+        env_id: a key of ``RECIPES``.
+        seed: of weights, exploration and environment.
+        steps: instead of the recipe's.
+        hidden: widths of the layers, instead of the recipe's.
+        env_kwargs: of ``gym.make``.
+        callback: a function as SB3 takes it; False ends the training.
+    """
+    recipe = recipe_of(env_id)
+    settings = dict(recipe.settings)
+    rate = settings.pop("learning_rate")
+    model = recipe.algorithm(
+        "MlpPolicy",
+        make_world(env_id, recipe.lanes, recipe.reward_scale, **(env_kwargs or {})),
+        learning_rate=partial(_falling, rate),
+        policy_kwargs={"net_arch": list(hidden or recipe.hidden)},
+        seed=seed,
+        device="cpu",
+        **settings,
+    )
+    steps = recipe.steps if steps is None else steps
+    return model.learn(steps, callback=callback) if steps else model
+
+
+@torch.no_grad()
+def greedy_actions(model: BaseAlgorithm) -> npt.NDArray[np.int64]:
+    """``[P]`` what a DQN plays in every position of king and rook against king (see ``mate_table.mating``)."""
+    assert isinstance(model, DQN)
+    return model.q_net(torch.from_numpy(observations(np.arange(POSITIONS)))).argmax(dim=1).numpy()
+
+
+def _make_single(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    env = gym.make(env_id, **kwargs)
+    return OneHot(env) if isinstance(env.observation_space, spaces.Discrete) else env
+
+
+def _falling(rate: float, left: float) -> float:
+    return rate * max(left, 0.02)

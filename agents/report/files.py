@@ -1,0 +1,102 @@
+"""The files of a run that its report shows, and the commands that make those that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agents.runs.folder import RunFolder, read_json
+from steer_env.evaluation.token_log import COLUMNS, interventions_of
+
+ANALYSES = ("branch_points", "critic", "features")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What is in a run folder; None for a file that is missing.
+
+    Attributes:
+        run: The folder.
+        path: The evaluation's file, whether it is there or not.
+        metrics: Rows of ``metrics.jsonl``.
+        result: ``evaluation.json``.
+        tokens: ``interventions.parquet``, by arm, episode and step.
+        points: ``branch_points.json``.
+        critic: ``critic.json``.
+        features: ``features.json``.
+        sweep: The file of a sweep.
+        layers: The file of a comparison of layers.
+        controller: ``controller.json``.
+    """
+
+    run: RunFolder
+    path: Path
+    metrics: Sequence[Mapping[str, Any]]
+    result: Mapping[str, Any] | None
+    tokens: pd.DataFrame | None
+    points: Mapping[str, Any] | None
+    critic: Mapping[str, Any] | None
+    features: Mapping[str, Any] | None
+    sweep: Mapping[str, Any] | None
+    layers: Mapping[str, Any] | None
+    controller: Mapping[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path, evaluation: str, sweep: Path | None = None, layers: Path | None = None) -> RunFiles:
+        """Read all there is; a comparison of layers also where the run is part of it.
+
+        Raises:
+            FileNotFoundError: There is no such run, no such sweep or no such comparison.
+        """
+        run, path = RunFolder.open(folder), folder / evaluation
+        result, points, critic, features = (
+            read_json(file) if file.is_file() else None
+            for file in (_beside(path, name) for name in ("evaluation", *ANALYSES))
+        )
+        log = interventions_of(path)
+        tokens = _tokens(log) if log.is_file() else None
+        metrics = list(run.rows("metrics"))
+        beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
+        swept, compared = (None if file is None else read_json(file) for file in (sweep, layers or next(beside, None)))
+        inside = folder / "controller.json"
+        controller = read_json(inside) if inside.is_file() else None
+        return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared, controller)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The command that makes each missing file, by the file's kind."""
+        there = {
+            "metrics": self.metrics or None,
+            "evaluation": self.result,
+            "interventions": self.tokens,
+            "branch_points": self.points,
+            "critic": self.critic,
+            "features": self.features,
+        }
+        return {kind: self._maker(kind) for kind, content in there.items() if content is None}
+
+    def _maker(self, kind: str) -> str:
+        if kind == "metrics":
+            return f"python -m experiments.train --name {self.run.path.name} --resume"
+        if kind not in ANALYSES:
+            return f"python -m experiments.evaluate --run {self.run.path}"
+        which = "" if self.path.name == "evaluation.json" else f" --evaluation {self.path.name}"
+        return f"python -m experiments.analyze --run {self.run.path}{which}"
+
+    def beside(self, name: str, suffix: str = ".json") -> Path:
+        """Where a file about this evaluation belongs: for ``evaluation-1.json`` and ``"report"`` it is ``report-1``."""
+        return _beside(self.path, name).with_suffix(suffix)
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(path.name.replace("evaluation", name))
+
+
+def _tokens(log: Path) -> pd.DataFrame:
+    # Logs of earlier versions lack the newest columns.
+    tokens = pd.read_parquet(log).reindex(columns=list(COLUMNS))
+    return tokens.sort_values(["arm", "episode", "step"], ignore_index=True)

@@ -1,0 +1,118 @@
+"""The token log as a report's data: an index of all episodes, and their tokens in blocks that are read when shown."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from agents.analysis.evaluated_run import RIGHT, STEERED, UNSTEERED
+from agents.report.files import RunFiles
+from steer_env.tasks.tictactoe.task import TicTacToe
+
+EPISODES_PER_BLOCK = 30
+DECIMALS = {"coefficient": 3, "log_prob": 3, "value": 3, "entropy": 3, "reward": 3, "kl": 4}
+Moves = Callable[[int, Sequence[str]], "dict[str, Any] | None"]
+
+
+def token_blocks(files: RunFiles) -> dict[str, Any]:
+    """``episodes``, the index (null without a log), and ``tokens-0``, ``tokens-1``, ...
+
+    The index has, by episode of the trained arm: ``episode``, ``item``, ``score``, ``unsteered_score``, ``length``,
+    ``changed`` (tokens), ``kl`` (mean) and ``features``; also ``texts`` of tokens and ``labels`` of features, which
+    tokens refer to, and ``kl_scale``, the KL divergence that 95 % of the tokens stay below. A block has for each of its
+    episodes a row of columns over tokens, ``unsteered``, what the model wrote by itself, and ``game``, where it is one.
+    """
+    if files.tokens is None:
+        return {"episodes": None}
+    steered, alone = (files.tokens[files.tokens["arm"] == arm] for arm in (STEERED, UNSTEERED))
+    texts, coded = _coded(steered)
+    rows = [frame for _, frame in coded.groupby("episode")]
+    written = alone["token_text"].groupby(alone["episode"]).agg("".join).to_dict()
+    moves = _moves(files)
+    blocks = {
+        f"tokens-{start // EPISODES_PER_BLOCK}": [
+            _episode(frame, texts, written, moves) for frame in rows[start : start + EPISODES_PER_BLOCK]
+        ]
+        for start in range(0, len(rows), EPISODES_PER_BLOCK)
+    }
+    return {"episodes": {**_index(coded, alone), "texts": texts, "block": EPISODES_PER_BLOCK}, **blocks}
+
+
+def _coded(steered: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """The tokens' texts, and the tokens with numbers in place of texts."""
+    both = pd.concat([steered["token_text"], steered["unsteered_token_text"]])
+    codes, texts = pd.factorize(both)  # -1 for null
+    own, other = np.split(codes, 2)
+    return [str(text) for text in texts], steered.assign(text=own, other=other)
+
+
+def _index(coded: pd.DataFrame, alone: pd.DataFrame) -> dict[str, Any]:
+    grouped = coded.groupby("episode")
+    unsteered = alone.groupby("episode")["score"].first().reindex(grouped.size().index)
+    first = grouped[["item", "score"]].first()
+    named = coded[coded["feature"] >= 0].drop_duplicates("feature")
+    labels = {str(f): str(label) for f, label in zip(named["feature"], named["label"], strict=True) if pd.notna(label)}
+    known = coded["kl"].dropna()
+    return {
+        "episode": first.index.tolist(),
+        "item": first["item"].tolist(),
+        "score": _numbers(first["score"], 4),
+        "unsteered_score": _numbers(unsteered, 4),
+        "right": RIGHT,
+        "length": grouped.size().tolist(),
+        "changed": coded["changed"].eq(True).groupby(coded["episode"]).sum().tolist(),
+        "kl": _numbers(grouped["kl"].mean(), 3),
+        "features": [sorted(set(found)) for found in grouped["feature"].agg(list)],
+        "labels": labels,
+        "kl_scale": float(known.quantile(0.95)) if len(known) else None,
+    }
+
+
+def _episode(frame: pd.DataFrame, texts: Sequence[str], written: dict[int, str], moves: Moves) -> dict[str, Any]:
+    episode = int(frame["episode"].iloc[0])
+    own = frame["text"].tolist()
+    return {
+        "text": own,
+        "other": frame["other"].tolist(),
+        "feature": frame["feature"].tolist(),
+        "changed": [None if value is None or value != value else bool(value) for value in frame["changed"].tolist()],
+        **{name: _numbers(frame[name], decimals) for name, decimals in DECIMALS.items()},
+        "strengths": _lists(frame["strengths"], lambda value: round(float(value), 2)),
+        "top": _lists(frame["top_features"], int),
+        "top_activations": _lists(frame["top_activations"], lambda value: round(float(value), 2)),
+        "unsteered": written.get(episode),
+        "game": moves(int(frame["item"].iloc[0]), [texts[code] for code in own]),
+    }
+
+
+def _numbers(values: pd.Series, decimals: int) -> list[float | None]:
+    rounded = np.round(values.to_numpy(dtype=float, na_value=np.nan), decimals)
+    return [value if value == value else None for value in rounded.tolist()]
+
+
+def _lists(column: pd.Series, number: Callable[[Any], Any]) -> list[list[Any] | None]:
+    return [[number(v) for v in row] if isinstance(row, (list, np.ndarray)) else None for row in column.tolist()]
+
+
+def _moves(files: RunFiles) -> Moves:
+    """Of a game of tic-tac-toe played again by its rules, without the model: all its moves, and when each was made."""
+    config, result = files.run.config, files.result
+    settings = config.get("env_kwargs", {})
+    known = {name: settings[name] for name in inspect.signature(TicTacToe).parameters if name in settings}
+    if "TicTacToe" not in str(config.get("env")) or result is None or known.get("max_new_tokens", 1) != 1:
+        return lambda item, utterances: None
+    task = TicTacToe(**{**known, "split": result["split"]})
+
+    def play(item: int, utterances: Sequence[str]) -> dict[str, Any]:
+        game = task.start(item)
+        after = []
+        for utterance in utterances:
+            game.respond(utterance)
+            after.append(len(game.moves))
+        return {"moves": game.moves, "after": after, "student": game.student, "outcome": game.outcome}
+
+    return play

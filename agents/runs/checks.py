@@ -1,0 +1,260 @@
+"""Does a run do what it says? ``python -m experiments.check --run runs/first`` measures it, one line a check.
+
+Each check looks for a fault that published systems had and nobody saw: steering that never fired, a policy without
+gradient or never loaded, rewards lost on their way, logs of something else than was done.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from agents.algos import ALGOS
+from agents.policies import trained_policy
+from agents.runs.folder import RunFolder, read_json
+from agents.runs.loading import fresh_agent, load_trained, make_envs, make_run_mask, model_sha256, trained_mask
+from agents.runs.replay import APPLIED, SAID, EvaluationLog, differences, logged_actions, logged_episodes, replay_policy
+from agents.runs.residual_probe import measure_pushes
+from agents.runs.steering import require_same_actions
+from agents.trial import Trial, part_of, try_update
+from agents.vec_env import SB3VecEnv
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.token_log import interventions_of
+from steer_env.tasks.tictactoe.task import REWARD
+
+LEAST_GRADIENT = 1e-8
+LEAST_TRIAL_STEPS = 32
+# The return of an episode of the log, for tasks whose reward is not their score.
+RETURNS: dict[str, Callable[[Mapping[str, Any], Any], float]] = {
+    "tictactoe": lambda row, task: REWARD[row["outcome"]] + task.shaping * row["optimal_moves"],
+}
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Check a run."""
+
+    run: Path
+    """Run folder."""
+    items: int = 8
+    """Episodes played, and replayed of each arm of an evaluation."""
+    threads: int = 1
+    """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found: the verdict, and one line with what was measured, what is wrong or what is missing."""
+
+    verdict: Literal["passed", "FAILED", "not checked"]
+    line: str
+
+
+class NoEvidenceError(Exception):
+    """The run does not hold what a check would look at."""
+
+
+def main(cfg: CheckConfig) -> dict[str, Result]:
+    """Run every check of ``CHECKS`` and print its line.
+
+    Returns:
+        The results by name.
+
+    Raises:
+        FileNotFoundError: There is no such run.
+        ValueError: ``items`` is below 1, or the run's environments cannot be made.
+    """
+    if cfg.items < 1:
+        raise ValueError(f"--items must be at least 1, got {cfg.items}")
+    torch.set_num_threads(cfg.threads)
+    subject = Subject(RunFolder.open(cfg.run), cfg.items)
+    results = {}
+    for name, check in CHECKS.items():
+        results[name] = result = _result(check, subject)
+        print(f"{result.verdict:<11}  {name:<23}  {result.line}", flush=True)
+    return results
+
+
+class Subject:
+    """A run under check, with what several checks look at; everything is made when first asked for."""
+
+    def __init__(self, run: RunFolder, items: int):
+        self.run = run
+        self.config = run.config
+        self.envs = make_envs(self.config, "train", min(items, self.config["num_envs"]), compare=False)
+        self.items = items
+
+    @property
+    def policy(self) -> Path:
+        """``policy.zip``."""
+        path = self.run.path / "policy.zip"
+        if not path.is_file():
+            raise NoEvidenceError("training has not finished")
+        return path
+
+    @cached_property
+    def trial(self) -> Trial:
+        """A roll-out and an update of a copy of the trained agent."""
+        policy, mask = self.policy, trained_mask(self.run, self.envs)
+        if mask is not None:
+            mask.frozen = True
+        steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
+        return try_update(ALGOS[self.config["algo"]].cls, policy, SB3VecEnv(self.envs, mask), steps)
+
+    @cached_property
+    def evaluations(self) -> dict[Path, dict[str, Any]]:
+        """The run's evaluations, by file."""
+        return {path: read_json(path) for path in sorted(self.run.path.glob("evaluation*.json"))}
+
+    @cached_property
+    def logs(self) -> list[EvaluationLog]:
+        """What can be played again of each evaluation's intervention log."""
+        found = []
+        for path, result in self.evaluations.items():
+            tokens = interventions_of(path)
+            if tokens.is_file():
+                found.append(EvaluationLog(self.config, result, logged_episodes(tokens, self.items)))
+        return found
+
+
+def steering_fires(subject: Subject) -> str:
+    """The next block's input moves by what the action says, measured in the model itself."""
+    pushes = measure_pushes(subject.envs, subject.items)
+    steered, resting = pushes.steered, ~pushes.steered
+    line = (
+        f"{pushes.right[steered].sum()} of {steered.sum()} steered tokens moved by c * W_dec[a], largest deviation "
+        f"{pushes.deviation.max():.0e}; {pushes.right[resting].sum()} of {resting.sum()} no-ops by 0"
+    )
+    _require(pushes.right.all() and steered.any(), line)
+    _require(pushes.seen.all(), f"the observed residual is the model's at {pushes.seen.sum()} of {len(steered)} tokens")
+    return line
+
+
+def actions_mean_the_same(subject: Subject) -> str:
+    """Layer, coefficient, features and SAE are those of the training."""
+    record = subject.config.get("steering")
+    if record is None:
+        raise NoEvidenceError("the run has no record of what its actions mean")
+    require_same_actions(record, subject.envs)
+    return f"{record['site']} of block {record['layer']}, c = {record['coefficient']:.4g}, the same SAE and features"
+
+
+def logged_is_applied(subject: Subject) -> str:
+    """The logged actions, applied to the same items, give the logged tokens and scores again."""
+    if not subject.logs:
+        raise NoEvidenceError(f"no evaluation yet (python -m experiments.evaluate --run {subject.run.path})")
+    episodes = tokens = 0
+    for log in subject.logs:
+        actions = [logged_actions(log.envs, rows) for rows in log.episodes]
+        other = differences(log.episodes, log.play(log.episodes, replay_policy(actions)), (*APPLIED, *SAID))
+        line = f"{len(other)} of {len(log.episodes)} logged episodes come out differently, first {' '.join(other[:1])}"
+        _require(len(other) <= log.tolerated(len(log.episodes)), line)
+        episodes, tokens = episodes + len(actions), tokens + sum(map(len, actions))
+    return f"{tokens} logged tokens in {episodes} episodes of all arms come out again"
+
+
+def gradient_is_not_zero(subject: Subject) -> str:
+    """One minibatch of experience moves the policy."""
+    norms = subject.trial.gradients
+    line = "norms at one minibatch: " + ", ".join(f"{part} {norm:.2g}" for part, norm in sorted(norms.items()))
+    _require("policy" in norms and all(norm > LEAST_GRADIENT for norm in norms.values()), line)
+    _require(np.isfinite(list(norms.values())).all(), line)
+    return line
+
+
+def policy_is_the_saved_one(subject: Subject) -> str:
+    """What is loaded is the file's, training has changed it, and it chooses what the log says it chose."""
+    saved, seed = subject.policy, subject.config["seed"]
+    model, mask = load_trained(subject.run, subject.envs)
+    learned = _learned(model, subject)
+    for part, changed in learned.items():
+        _require(any(changed), f"the {part} in {saved} is the one that seed {seed} starts with")
+    parts = (f"{sum(changed)} of {len(changed)} tensors of the {part}" for part, changed in sorted(learned.items()))
+    found = f"loaded as saved; training changed {' and '.join(parts)}"
+    chosen = 0
+    for log in subject.logs:
+        own = [rows for rows in log.episodes if rows["arm"].iloc[0] == "trained"]
+        other = differences(own, log.play(own, trained_policy(model, mask)), APPLIED)
+        line = f"in {len(other)} of {len(own)} episodes it chooses otherwise than its log, first {' '.join(other[:1])}"
+        _require(len(other) <= log.tolerated(len(own)), line)
+        chosen += len(own)
+    return f"{found}; it chooses as logged in {chosen} episodes" if subject.logs else found
+
+
+def _learned(model: BaseAlgorithm, subject: Subject) -> dict[str, list[bool]]:
+    """For each part of the agent, which of its tensors are others than the training began with."""
+    # As many lanes as in training, on which some defaults depend.
+    envs = make_envs(subject.config, "train", subject.config["num_envs"])
+    began = fresh_agent(subject.config, envs, SB3VecEnv(envs, make_run_mask(subject.config, envs)))
+    start = began.policy.state_dict()
+    learned: dict[str, list[bool]] = {}
+    for name, value in model.policy.named_parameters():
+        part = part_of(name)
+        if part is not None:
+            learned.setdefault(part, []).append(not torch.equal(value, start[name].to(value.device)))
+    return learned
+
+
+def rewards_arrive(subject: Subject) -> str:
+    """Returns in the log are what the task pays, and the agent's buffer receives them."""
+    rows, task = list(subject.run.rows("episodes")), unwrap(subject.envs).task
+    if not rows:
+        raise NoEvidenceError("no episode has ended")
+    pay = RETURNS.get(task.name, lambda row, task: row["score"])
+    wrong = [row for row in rows if not np.isclose(row["return"], pay(row, task), atol=1e-6)]
+    _require(not wrong, f"{len(wrong)} of {len(rows)} logged returns are not what {task.name} pays")
+    different = len({row["return"] for row in rows})
+    _require(different > 1, f"all {len(rows)} episodes of the training returned {rows[0]['return']}")
+    trial = subject.trial
+    if trial.episodes == 0:
+        raise NoEvidenceError("no episode of the trial ended")
+    _require(
+        np.allclose(trial.received, trial.earned, atol=1e-4),
+        f"{trial.episodes} episodes earned {trial.earned.sum():.4g}, the agent received {trial.received.sum():.4g}",
+    )
+    return (
+        f"{len(rows)} logged returns are what {task.name} pays ({different} different ones); in a "
+        f"trial of {trial.episodes} episodes the agent received {trial.received.sum():.4g} of {trial.earned.sum():.4g}"
+    )
+
+
+def weights_are_unchanged(subject: Subject) -> str:
+    """The language model is the one of the record, before and after every evaluation and these checks."""
+    now = model_sha256(subject.envs)
+    hashes = {"config.json": subject.config["weights_sha256"]}
+    for path, result in subject.evaluations.items():
+        hashes |= {f"{path.name}, {when}": result[f"weights_sha256_{when}"] for when in ("before", "after")}
+    other = [where for where, sha256 in hashes.items() if sha256 != now]
+    _require(not other, f"the language model's sha256 is {now[:12]}, another in {'; '.join(other)}")
+    return f"sha256 {now[:12]} in {', '.join(['config.json', *(path.name for path in subject.evaluations)])}"
+
+
+# The weights come last: the other checks have used the model by then.
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    "steering fires": steering_fires,
+    "actions mean the same": actions_mean_the_same,
+    "logged is applied": logged_is_applied,
+    "gradient is not zero": gradient_is_not_zero,
+    "policy is the saved one": policy_is_the_saved_one,
+    "rewards arrive": rewards_arrive,
+    "weights are unchanged": weights_are_unchanged,
+}
+
+
+def _result(check: Callable[[Subject], str], subject: Subject) -> Result:
+    try:
+        return Result("passed", check(subject))
+    except NoEvidenceError as missing:
+        return Result("not checked", str(missing))
+    except (RuntimeError, ValueError) as fault:
+        return Result("FAILED", " ".join(str(fault).split()))
+
+
+def _require(good: Any, line: str) -> None:
+    if not good:
+        raise RuntimeError(line)

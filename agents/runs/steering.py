@@ -1,0 +1,93 @@
+"""What a run's actions mean: where they steer, how hard, along which directions. Kept in its record and checked."""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.runs.loading import model_sha256
+from steer_env.envs.base import unwrap
+
+# Relative; measured numbers differ a little between devices, an activation at its threshold even by its whole size.
+_TOLERANCES = {
+    "coefficient": 1e-4,
+    "layer": 0.0,
+    "site": 0.0,
+    "features_sha256": 0.0,
+    "sae_sha256": 0.0,
+    "encoder_means": 1e-2,
+}
+_PROBE_SCALES = (1.0, 10.0, 100.0)
+
+
+def steering_record(envs: Any) -> dict[str, Any]:
+    """The record of what actions mean in ``envs``.
+
+    Returns:
+        ``layer``, ``site``; ``coefficient`` in residual units; ``features``, the SAE indices behind the actions
+        (``{"all": F}`` where they are the whole dictionary), and their hash; ``sae_sha256`` of the decoder directions;
+        ``encoder_means``, mean activations on fixed Gaussian residuals of three sizes.
+    """
+    parts = unwrap(envs)
+    features = np.asarray(parts.features, dtype=np.int64)
+    width = parts.sae.width
+    everything = np.array_equal(features, np.arange(width))
+    return {
+        "layer": parts.layer,
+        "site": parts.site,
+        "coefficient": float(parts.coefficient),
+        "features": {"all": width} if everything else features.tolist(),
+        "features_sha256": hashlib.sha256(features.tobytes()).hexdigest(),
+        "sae_sha256": hashlib.sha256(parts.sae.directions.cpu().contiguous().numpy().tobytes()).hexdigest(),
+        "encoder_means": _encoder_means(parts.sae),
+    }
+
+
+def require_same_steering(config: Mapping[str, Any], envs: Any, run: Any) -> None:
+    """Refuse to go on with an agent whose actions would do something else than in training.
+
+    Args:
+        config: The run's ``config.json``.
+        envs: Where the agent is to act now.
+        run: What to call the run in messages.
+
+    Raises:
+        RuntimeError: The language model's weights or the steering are not those of the record (named).
+    """
+    if model_sha256(envs) != config["weights_sha256"]:
+        raise RuntimeError(f"the language model is not the one {run} was trained with (weights_sha256 differs)")
+    if "steering" not in config:
+        warnings.warn(f"{run} has no record of what its actions mean: only weights are checked", stacklevel=2)
+        return
+    require_same_actions(config["steering"], envs)
+
+
+def require_same_actions(was: Mapping[str, Any], envs: Any) -> None:
+    """Refuse environments whose actions do something else than :func:`steering_record` said.
+
+    Raises:
+        RuntimeError: They do (what differs is named).
+    """
+    now = steering_record(envs)
+    for name, tolerance in _TOLERANCES.items():
+        if not _alike(was[name], now[name], tolerance):
+            raise RuntimeError(
+                f"the actions do not mean what they meant in training: {name} was {was[name]}, is {now[name]}"
+            )
+
+
+def same_coefficient(first: float, second: float) -> bool:
+    """Whether two coefficients are one, measured twice."""
+    return _alike(first, second, _TOLERANCES["coefficient"])
+
+
+def _alike(first: Any, second: Any, tolerance: float) -> bool:
+    return bool(first == second or (tolerance and np.allclose(first, second, rtol=tolerance, atol=0)))
+
+
+def _encoder_means(dictionary: Any) -> list[float]:
+    draws = torch.randn(64, dictionary.directions.shape[1], generator=torch.Generator().manual_seed(0))
+    return [float(dictionary.encode(size * draws).mean()) for size in _PROBE_SCALES]

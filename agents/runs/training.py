@@ -1,0 +1,160 @@
+"""Train an agent to steer: ``python -m experiments.train --name first --algo ppo --total-timesteps 100000``.
+
+Everything goes into ``runs/<name>/``; ``--resume`` continues a run that was stopped or killed.
+"""
+
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.algos import ALGOS
+from agents.callbacks import EpisodeLog, UpdateLog
+from agents.runs.checkpoints import Checkpointer, Progress, StopOnRequest, lane_seed, restore, save_state, stop_requests
+from agents.runs.config import TrainConfig, check_config, require_same_settings, settings_of
+from agents.runs.folder import LOGS, RunFolder, refuse_existing
+from agents.runs.loading import (
+    fresh_agent,
+    is_benchmark,
+    make_envs,
+    make_run_mask,
+    model_sha256,
+    provenance,
+    save_mask,
+)
+from agents.runs.steering import require_same_steering, steering_record
+from agents.runs.tracking import Tracker
+from agents.vec_env import SB3VecEnv
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.masks import ActionMask
+
+
+def main(cfg: TrainConfig) -> Path:
+    """Train, or continue, and return the run folder.
+
+    Raises:
+        FileExistsError: The run folder exists and ``resume`` is off.
+        ValueError: A setting is wrong, or not the one the resumed run was started with.
+        KeyboardInterrupt: The run was asked to stop; a checkpoint holds where it was.
+        RuntimeError: The language model or what actions mean is not as when the resumed run was started, or the
+            weights changed.
+    """
+    check_config(cfg)
+    torch.set_num_threads(cfg.threads)
+    path = cfg.runs_dir / cfg.name
+    resumed = RunFolder.open(path) if cfg.resume else None
+    if resumed is None:
+        refuse_existing(path)
+    else:
+        require_same_settings(cfg, resumed.config)
+    training = Training.begin(settings_of(cfg), resumed, path)
+    training.run_to_end()
+    return path
+
+
+@dataclass
+class Training:
+    """One process's share of a run: from the start or a checkpoint to the end or the next signal."""
+
+    run: RunFolder
+    config: dict[str, Any]
+    envs: VectorEnv[Any, Any, Any]
+    model: BaseAlgorithm
+    mask: ActionMask | None
+    episodes: int
+
+    @classmethod
+    def begin(cls, settings: dict[str, Any], resumed: RunFolder | None, path: Path) -> "Training":
+        """Build everything; the folder of a new run is made last, so that wrong settings leave none behind."""
+        envs = make_envs(settings, "train", settings["num_envs"])
+        mask = make_run_mask(settings, envs)
+        vec_env = SB3VecEnv(envs, mask)
+        if resumed:
+            require_same_steering(resumed.config, envs, path)
+        checkpoint = resumed.rewind() if resumed else None
+        if checkpoint:
+            algorithm = ALGOS[settings["algo"]].cls
+            device = settings["algo_kwargs"].get("device", "cpu")
+            model = restore(checkpoint.path, algorithm, vec_env, mask, device)
+        else:
+            model = fresh_agent(settings, envs, vec_env)
+        vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
+        run = resumed or RunFolder.create(path, _record(settings, envs))
+        return cls(run, run.config, envs, model, mask, checkpoint.counters["episodes"] if checkpoint else 0)
+
+    def run_to_end(self) -> None:
+        """Train, log, checkpoint, and write ``policy.zip`` when all time steps are done."""
+        total = self.config["total_timesteps"]
+        logs = {name: self.run.log(name) for name in LOGS}
+        tracker = Tracker(self.config["wandb"], self.run.path, self.config, self.config["wandb_id"])
+        log = EpisodeLog(logs["episodes"].write, self.episodes)
+
+        def save() -> None:
+            counters = {"num_timesteps": self.model.num_timesteps, "episodes": log.episodes}
+            self.run.save_checkpoint(counters, logs, lambda folder: save_state(folder, self.model, self.mask))
+
+        def write(row: dict[str, Any]) -> None:
+            logs["metrics"].write(row)
+            tracker.write(row, step=row["num_timesteps"])
+
+        try:
+            with stop_requests() as request:
+                callbacks = self._callbacks(log, write, save, StopOnRequest(request))
+                left = total - self.model.num_timesteps
+                if left > 0:
+                    # SB3 takes None for "never", which its annotation does not say.
+                    self.model.learn(left, callbacks, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+                save()
+            self._require_same_weights()
+            if request.signals and self.model.num_timesteps < total:
+                raise KeyboardInterrupt(f"stopped at {self.model.num_timesteps} of {total} steps; go on with --resume")
+            self._finish(tracker)
+        finally:
+            tracker.finish()
+            for each in logs.values():
+                each.close()
+
+    def _callbacks(
+        self, log: EpisodeLog, write: Callable[[dict[str, Any]], None], save: Callable[[], None], stop: BaseCallback
+    ) -> list[BaseCallback]:
+        # Off-policy algorithms update at every step, which would be a row a step.
+        every = max(self.config["num_envs"], self.config["total_timesteps"] // 500)
+        update = UpdateLog(write, every=every, earlier=self.run.rows("episodes"))
+        progress = Progress(self.config["total_timesteps"], update.recent)
+        # Rows are written before the checkpoint that counts them; the one that ends training comes last.
+        return [log, update, Checkpointer(save, self.config["checkpoint_every"]), progress, stop]
+
+    def _require_same_weights(self) -> None:
+        before, after = self.config["weights_sha256"], model_sha256(self.envs)
+        if before != after:
+            raise RuntimeError(f"the language model's weights changed: sha256 {before} before, {after} after")
+
+    def _finish(self, tracker: Tracker) -> None:
+        part = self.run.path / ".policy.part.zip"
+        self.model.save(part)
+        if self.mask is not None:
+            save_mask(self.mask, self.run.path)
+        part.replace(self.run.path / "policy.zip")
+        tracker.table("last_episodes", deque(self.run.rows("episodes"), maxlen=100))
+
+
+def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:
+    """What ``config.json`` holds."""
+    return {
+        **settings,
+        "seeds": {"train": settings["seed"], "lanes": lane_seed(settings["seed"], 0)},
+        "weights_sha256": model_sha256(envs),
+        "steering": steering_record(envs),
+        "data": unwrap(envs).task.data_record(),
+        "benchmark": is_benchmark(envs),
+        "wandb_id": f"{re.sub(r'[^A-Za-z0-9]+', '-', settings['name'])}-{secrets.token_hex(4)}",
+        **provenance(),
+    }

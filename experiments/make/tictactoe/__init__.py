@@ -1,0 +1,1 @@
+"""The embedded tic-tac-toe model."""

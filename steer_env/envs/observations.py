@@ -1,0 +1,114 @@
+"""What an agent sees: the residual, raw or normalised or with the prompt's, its SAE features, or a game's board."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from torch import Tensor
+
+from steer_env.errors import SteeringError
+from steer_env.lm.sae import FeatureDictionary
+from steer_env.tasks.base import Conversation, Task
+
+
+class Seen(NamedTuple):
+    """What there is to be seen of ``B`` lanes.
+
+    Attributes:
+        residual: ``[B, M]`` at the last token.
+        prompted: ``[B, M]`` at the last token before the model's turn.
+        conversations: the lanes' own.
+    """
+
+    residual: Tensor
+    prompted: Tensor
+    conversations: Sequence[Conversation]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A kind of observation: its space for one lane, and how a batch of it is read."""
+
+    space: spaces.Space
+    read: Callable[[Seen], Any]
+
+
+def make_observation(kind: str, dictionary: FeatureDictionary, task: Task) -> Observation:
+    """Build an observation by name.
+
+    ``normalized`` ``[M]``: the residual divided by its own root mean square, so stateless. ``residual`` ``[M]``.
+    ``prompted`` ``[2 M]``: the normalised residual, and behind it that of the last token before the model's turn: at an
+    early layer the last token alone tells little of what was asked. ``features`` ``[F]``: SAE activations. ``board``:
+    the task's state. ``both``: residual (normalised) and state.
+
+    Raises:
+        SteeringError: The kind is unknown, or the task has no state to show.
+    """
+    if kind not in OBSERVATIONS:
+        raise SteeringError(f"observation must be one of {sorted(OBSERVATIONS)}, got {kind!r}")
+    return OBSERVATIONS[kind](dictionary, task)
+
+
+def normalized(residual: Tensor) -> Tensor:
+    """``[..., M]`` residuals, each divided by its own root mean square."""
+    return residual / residual.pow(2).mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-8)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy().copy()
+
+
+def _normalized(dictionary: FeatureDictionary, task: Task) -> Observation:
+    return Observation(_unit_box(dictionary), lambda seen: _array(normalized(seen.residual)))
+
+
+def _prompted(dictionary: FeatureDictionary, task: Task) -> Observation:
+    def read(seen: Seen) -> np.ndarray:
+        both = [_array(normalized(residual)) for residual in (seen.residual, seen.prompted)]
+        return np.concatenate(both, axis=1)
+
+    return Observation(_unit_box(dictionary, residuals=2), read)
+
+
+def _unit_box(dictionary: FeatureDictionary, residuals: int = 1) -> spaces.Box:
+    """Where normalised residuals lie, side by side."""
+    width = dictionary.directions.shape[1]
+    bound = np.float32(np.sqrt(width)) * np.float32(1.001)
+    return spaces.Box(-bound, bound, (residuals * width,), np.float32)
+
+
+def _residual(dictionary: FeatureDictionary, task: Task) -> Observation:
+    space = spaces.Box(-np.inf, np.inf, (dictionary.directions.shape[1],), np.float32)
+    return Observation(space, lambda seen: _array(seen.residual))
+
+
+def _features(dictionary: FeatureDictionary, task: Task) -> Observation:
+    space = spaces.Box(0, np.inf, (dictionary.width,), np.float32)
+    return Observation(space, lambda seen: _array(dictionary.encode(seen.residual)))
+
+
+def _board(dictionary: FeatureDictionary, task: Task) -> Observation:
+    if task.state_shape == (0,):
+        raise SteeringError(f"task {task.name!r} has no state: observe 'normalized', 'residual' or 'features'")
+    space = spaces.MultiDiscrete(np.full(task.state_shape, task.state_levels))
+    return Observation(space, lambda seen: np.array([lane.state() for lane in seen.conversations], dtype=np.int64))
+
+
+def _both(dictionary: FeatureDictionary, task: Task) -> Observation:
+    residual, board = _normalized(dictionary, task), _board(dictionary, task)
+    return Observation(
+        spaces.Dict({"residual": residual.space, "board": board.space}),
+        lambda seen: {"residual": residual.read(seen), "board": board.read(seen)},
+    )
+
+
+OBSERVATIONS: dict[str, Callable[[FeatureDictionary, Task], Observation]] = {
+    "normalized": _normalized,
+    "prompted": _prompted,
+    "residual": _residual,
+    "features": _features,
+    "board": _board,
+    "both": _both,
+}

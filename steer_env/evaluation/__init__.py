@@ -1,0 +1,1 @@
+"""Any policy on exact items: play, controls, counterfactuals, statistics."""

@@ -1,0 +1,298 @@
+"""A frozen language model that stops at one layer of every token and goes on with an edited residual.
+
+A forward pass runs inside a greenlet: the hook at the steering site hands the residual out and sleeps; the steered
+pass wakes it. Each generated token therefore costs exactly one pass.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor
+
+from steer_env.errors import SteeringError
+from steer_env.lm.anatomy import find_block, forward_options, mask_maker
+from steer_env.lm.cache import LaneCache
+from steer_env.lm.passes import explained_memory, hooked_pass, pausing_pass
+
+Watcher = Callable[[Tensor, Tensor, Tensor], None]
+_LONGEST_CHUNK = 8
+
+
+class SteeredModel:
+    """``B`` lanes of one frozen causal language model, steered at the last token of each.
+
+    The cycle is ``restart``/``write`` (queue tokens), ``observe`` (run to the site), ``advance`` (steer and finish).
+    Only the last queued token of a lane is steered, so prompts and replies never are; keys and values above the site
+    keep the steering of the tokens that had it.
+
+    Args:
+        lm: A Hugging Face causal LM with ``sdpa`` or ``eager`` attention; put into eval mode, gradients off.
+        layer: Block ``L`` in ``[0, blocks)``.
+        lanes: Number of lanes ``B``.
+        site: ``"post"`` = output of block ``L``; ``"pre"`` = its input.
+        prompt_tokens: Prompt tokens whose keys and values are kept for lanes that restart with the same prompt.
+        watch: Called as ``watch(lanes [b], residuals [b, Q, M], real [b, Q])`` with every token that passes the
+            site, steered ones before steering; ``real`` is False on padding.
+
+    Raises:
+        SteeringError: The layer, site or model cannot be steered.
+    """
+
+    def __init__(
+        self,
+        lm: Any,
+        layer: int,
+        lanes: int = 1,
+        site: str = "post",
+        prompt_tokens: int = 0,
+        watch: Watcher | None = None,
+    ):
+        self.lm = lm
+        self.lanes = lanes
+        self.layer = layer
+        self.site = site
+        self.watch = watch
+        self.forward_passes = 0
+        self._block = find_block(lm, layer, site)
+        self._masks = mask_maker(lm)
+        self._extra = forward_options(lm)
+        # Looked up once: a Transformers configuration answers slowly, and every token would ask.
+        config = lm.config.get_text_config()
+        self.context = getattr(config, "max_position_embeddings", None)
+        self._width = config.hidden_size
+        self._device, self._dtype = lm.device, lm.dtype
+        self._cache = LaneCache(config.num_hidden_layers, lanes, prompt_tokens)
+        self._pending: list[list[int]] = [[] for _ in range(lanes)]
+        self._paused: greenlet | None = None
+        self._counts: list[int] = []
+        self._to_keep: dict[int, tuple[int, ...]] = {}
+        self._thread = threading.get_ident()
+
+    def restart(self, lane: int, tokens: Sequence[int]) -> None:
+        """Forget the lane's past and queue the prompt ``tokens`` (at least one)."""
+        self._drop_pass()
+        self._cache.clear(lane)
+        self._pending[lane] = []
+        self.write(lane, tokens)
+
+    def write(self, lane: int, tokens: Sequence[int]) -> None:
+        """Queue ``tokens`` behind what the lane holds; the next :meth:`observe` reads them."""
+        self._require_room(lane, len(tokens))
+        self._pending[lane].extend(tokens)
+
+    def rewind(self, lane: int, count: int) -> None:
+        """Forget the last ``count`` tokens the lane holds; nothing may be queued."""
+        held, queued = self._cache.lengths[lane], len(self._pending[lane])
+        if queued or not 0 <= count <= held:
+            raise SteeringError(
+                f"cannot rewind lane {lane} by {count}: it holds {held} tokens and {queued} queued ones"
+            )
+        self._cache.lengths[lane] -= count
+
+    def length(self, lane: int) -> int:
+        """Tokens the lane holds, queued ones included."""
+        return self._cache.lengths[lane] + len(self._pending[lane])
+
+    def observe(self) -> Tensor:
+        """Run every lane's queued tokens up to the site and stop there.
+
+        Returns:
+            ``[B, M]`` float32 residual of the last token of each lane, before steering.
+
+        Raises:
+            SteeringError: A lane has nothing queued, or its residual is not finite (the lane is named).
+        """
+        self._drop_pass()
+        self._prefill()
+        self._counts = [len(tokens) for tokens in self._pending]
+        self._require_tokens()
+        inputs = self._inputs(range(self.lanes), self._pending)
+        self._thread = threading.get_ident()
+        self._paused = greenlet(pausing_pass)
+        self.forward_passes += 1
+        with self._switching():
+            hidden = self._paused.switch(self.lm, inputs, self._block, self.site)
+        if self._paused.dead:
+            raise SteeringError(f"the forward pass never reached its steering site, {self.site} of the block")
+        self._look(hidden)
+        return _finite(hidden[:, -1].float(), "residual")
+
+    def advance(self, delta: Tensor) -> Tensor:
+        """Add ``delta`` to the paused residual of each lane's last token and finish the pass.
+
+        Args:
+            delta: ``[B, M]`` in residual units; a zero row is a no-op.
+
+        Returns:
+            ``[B, V]`` float32 logits of the next token.
+
+        Raises:
+            SteeringError: Nothing is paused, the shape is wrong, or a row is not finite (the lane is named).
+        """
+        if self._paused is None:
+            raise SteeringError("advance needs a paused pass: call observe first")
+        if delta.shape != (self.lanes, self._width):
+            wanted = (self.lanes, self._width)
+            raise SteeringError(f"the steering vectors must be of shape {wanted}, got {tuple(delta.shape)}")
+        _finite(delta.to(self._dtype), "steering vector")
+        self._check_thread()
+        with self._switching():
+            output = self._paused.switch(delta)
+        self._paused = None
+        logits = output.logits[:, -1].float()
+        try:
+            _finite(logits.max(dim=-1, keepdim=True).values, "logits' maximum", "; lower the coefficient")
+        except SteeringError:
+            self._cache.scrub()
+            raise
+        self._cache.commit(range(self.lanes), self._counts)
+        self._pending = [[] for _ in range(self.lanes)]
+        self._keep_prompts()
+        return logits
+
+    def peek(self) -> Tensor:
+        """``[B, V]`` float32 logits the unsteered model gives for the queued tokens. Costs one more forward pass."""
+        self._drop_pass()
+        self._prefill()
+        self._require_tokens()
+        with torch.no_grad(), explained_memory():
+            self.forward_passes += 1
+            output = self.lm(**self._inputs(range(self.lanes), self._pending))
+        return output.logits[:, -1].float()
+
+    def foresee(self, heads: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
+        """What the model would say behind ``heads``: tokens ``[n]`` that some lanes might say next. Nothing stays.
+
+        Reads unsteered, in one forward pass, behind what the lane holds: after :meth:`advance` its last token is a
+        steered one, before :meth:`observe` it is not.
+
+        Returns:
+            For each such lane ``[n, V]`` float32 log-probabilities, behind each of its tokens.
+
+        Raises:
+            SteeringError: A lane has no room, or the log-probabilities are not finite.
+        """
+        self._drop_pass()
+        lanes = sorted(heads)
+        for lane in lanes:
+            self._require_room(lane, len(heads[lane]))
+        inputs = self._inputs(lanes, [[*self._pending[lane], *heads[lane]] for lane in lanes])
+        if self._extra:
+            inputs["logits_to_keep"] = max(map(len, heads.values()))
+        self.forward_passes += 1
+        with torch.no_grad(), explained_memory():
+            logits = self.lm(**inputs).logits
+        read = {}
+        for lane, row in zip(lanes, logits, strict=True):
+            read[lane] = row[-len(heads[lane]) :].float().log_softmax(dim=-1)
+            if not bool(torch.isfinite(read[lane].max())):
+                self._cache.scrub()
+                raise SteeringError(f"the log-probabilities of lane {lane} are not finite")
+        return read
+
+    def _prefill(self) -> None:
+        """Read long queues, all but their last token, in one pass for all lanes that have one.
+
+        Where every lane of many has one, the pass to come reads them as cheaply itself. A lane alone has its prompt
+        read like one that is recalled: the same episode is then the same to the last bit.
+        """
+        self._to_keep = {}
+        long = [lane for lane, tokens in enumerate(self._pending) if len(tokens) > _LONGEST_CHUNK]
+        if not long:
+            return
+        heads = {lane: tuple(self._pending[lane][:-1]) for lane in long}
+        fresh = [lane for lane in long if self._cache.lengths[lane] == 0]
+        # A watcher needs the residuals themselves, which the kept keys and values do not hold.
+        recalled = {lane for lane in fresh if self.watch is None and self._cache.recall(lane, heads[lane])}
+        for lane in recalled:
+            self._pending[lane] = self._pending[lane][-1:]
+        rest = [lane for lane in long if lane not in recalled]
+        self._to_keep = {lane: heads[lane] for lane in fresh if lane not in recalled}
+        if rest and (len(rest) < self.lanes or self.lanes == 1):
+            inputs = self._inputs(rest, [heads[lane] for lane in rest])
+            self.forward_passes += 1
+            with torch.no_grad(), explained_memory():
+                hooked_pass(self.lm, inputs, self._block, self.site, self._look)
+            self._cache.commit(rest, [len(heads[lane]) for lane in rest])
+            for lane in rest:
+                self._pending[lane] = self._pending[lane][-1:]
+            self._keep_prompts()
+
+    def _keep_prompts(self) -> None:
+        """Keep what has been read of new prompts; their last token is steered and not among it."""
+        for lane, head in self._to_keep.items():
+            self._cache.keep(lane, head)
+        self._to_keep = {}
+
+    def _inputs(self, lanes: Sequence[int], chunks: Sequence[Sequence[int]]) -> dict[str, Any]:
+        counts = [len(chunk) for chunk in chunks]
+        plan = self._cache.begin(lanes, counts, self._device)
+        width = max(counts)
+        ids = torch.tensor([[0] * (width - len(chunk)) + list(chunk) for chunk in chunks], device=self._device)
+        return {
+            "input_ids": ids,
+            "position_ids": plan.position_ids,
+            "attention_mask": self._masks(plan),
+            "past_key_values": self._cache,
+            "use_cache": True,
+            **self._extra,
+        }
+
+    def _look(self, hidden: Tensor) -> None:
+        if self.watch is not None:
+            plan = self._cache.plan
+            self.watch(plan.lanes, hidden.float(), plan.real)
+
+    @property
+    def paused(self) -> bool:
+        """Whether a pass sleeps at the site, so that :meth:`advance` may come."""
+        return self._paused is not None
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise SteeringError("an environment belongs to the thread that reset it: make one for each thread")
+
+    def _require_room(self, lane: int, count: int) -> None:
+        length = self.length(lane) + count
+        if self.context is not None and length > self.context:
+            raise SteeringError(
+                f"lane {lane} would hold {length} tokens, but the model's context is {self.context}; "
+                "shorten the prompt or lower max_new_tokens"
+            )
+
+    def _require_tokens(self) -> None:
+        for lane, tokens in enumerate(self._pending):
+            if not tokens:
+                raise SteeringError(f"lane {lane} has no token to read: restart it or write to it first")
+
+    def _drop_pass(self) -> None:
+        """Abandon a paused pass: its greenlet unwinds here, which removes its hook."""
+        if self._paused is not None and not self._paused.dead:
+            self._check_thread()
+            self._paused.parent = getcurrent()
+            with torch.no_grad():
+                self._paused.throw()
+        self._paused = None
+
+    @contextmanager
+    def _switching(self) -> Iterator[None]:
+        """Switch into the pass with gradients off there and untouched outside."""
+        assert self._paused is not None
+        self._paused.parent = getcurrent()
+        try:
+            with torch.no_grad(), explained_memory():
+                yield
+        except BaseException:
+            self._paused = None
+            raise
+
+
+def _finite(rows: Tensor, what: str, advice: str = "") -> Tensor:
+    if not bool(torch.isfinite(rows).all()):
+        lane = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])
+        raise SteeringError(f"the {what} of lane {lane} is not finite{advice}")
+    return rows

@@ -1,0 +1,145 @@
+"""Which model, which SAE, where and how hard to steer: one row each."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model and the SAE that steers it.
+
+    Attributes:
+        model: Hugging Face id or local folder.
+        sae: SAELens folder or ``"release:sae_id"``.
+        layer: Block ``L``.
+        site: ``"post"`` (output of the block) or ``"pre"`` (its input).
+        coefficient: How much of a direction one action adds; directions are the SAE's own, not all of length 1.
+        coefficient_unit: ``"norm"`` (times the median residual norm at the site, as
+            :class:`steer_env.envs.settings.Settings` says) or ``"residual"``.
+        residual_norm: That median, where it was measured once; None measures it on the task's train split.
+        chat: Whether prompts are put into the tokenizer's chat template.
+        benchmark: Whether scores may carry the benchmark's name.
+        gated: Whether the model's licence must be accepted on the hub before it can be fetched.
+        alternative: A preset that is not gated, for those to whom this one is refused.
+    """
+
+    model: str
+    sae: str
+    layer: int
+    site: str = "post"
+    coefficient: float = 0.5
+    coefficient_unit: str = "norm"
+    residual_norm: float | None = None
+    chat: bool = False
+    benchmark: bool = True
+    gated: bool = False
+    alternative: str = ""
+
+
+# Coefficients are where to start, for layer and coefficient are to be chosen on validation items. Of the SAEs of a
+# model those are taken that read the residual of the plain Hugging Face model. GPT-2's best known ones do not: they
+# want it centred, as TransformerLens has it.
+PRESETS: dict[str, Preset] = {
+    "gpt2": Preset(
+        model="openai-community/gpt2",
+        sae="gpt2-small-resid-post-v5-32k:blocks.8.hook_resid_post",
+        layer=8,
+    ),
+    "pythia-70m": Preset(
+        model="EleutherAI/pythia-70m-deduped",
+        sae="pythia-70m-deduped-res-sm:blocks.3.hook_resid_post",
+        layer=3,
+    ),
+    "gemma-3-270m": Preset(
+        model="google/gemma-3-270m",
+        sae="gemma-scope-2-270m-pt-res:layer_12_width_16k_l0_medium",
+        layer=12,
+        gated=True,
+        alternative="gpt2",
+    ),
+    "gemma-2-2b": Preset(
+        model="google/gemma-2-2b",
+        sae="gemma-scope-2b-pt-res-canonical:layer_12/width_16k/canonical",
+        layer=12,
+        coefficient=50.0,
+        coefficient_unit="residual",
+        gated=True,
+        alternative="qwen3-1.7b",
+    ),
+    # Control Reinforcement Learning (arXiv 2602.10437): the base model's SAE, no chat template, 10 to 100 in residual
+    # units.
+    "gemma-2-2b-it": Preset(
+        model="google/gemma-2-2b-it",
+        sae="gemma-scope-2b-pt-res-canonical:layer_12/width_16k/canonical",
+        layer=12,
+        coefficient=50.0,
+        coefficient_unit="residual",
+        gated=True,
+        alternative="qwen3-1.7b",
+    ),
+    "gemma-2-9b-it": Preset(
+        model="google/gemma-2-9b-it",
+        sae="gemma-scope-9b-it-res-canonical:layer_20/width_16k/canonical",
+        layer=20,
+        chat=True,
+        gated=True,
+        alternative="deepseek-r1-distill-llama-8b",
+    ),
+    "llama-3.1-8b": Preset(
+        model="meta-llama/Llama-3.1-8B",
+        sae="llama_scope_lxr_8x:l15r_8x",
+        layer=15,
+        gated=True,
+        alternative="deepseek-r1-distill-llama-8b",
+    ),
+    "llama-3.1-8b-instruct": Preset(
+        model="meta-llama/Llama-3.1-8B-Instruct",
+        sae="goodfire-llama-3.1-8b-instruct:layer_19",
+        layer=19,
+        chat=True,
+        gated=True,
+        alternative="deepseek-r1-distill-llama-8b",
+    ),
+    "qwen3-1.7b": Preset(
+        model="Qwen/Qwen3-1.7B-Base",
+        sae="qwen-scope-3-1.7b-base-w32k-l50:layer14",
+        layer=14,
+    ),
+    "deepseek-r1-distill-llama-8b": Preset(
+        model="deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        sae="deepseek-r1-distill-llama-8b-qresearch:blocks.19.hook_resid_post",
+        layer=19,
+        chat=True,
+    ),
+}
+
+
+def find_preset(name: str, task: str) -> Preset:
+    """The preset's row for a task; ``"embedded"`` is another model for another task.
+
+    Raises:
+        ValueError: No such preset, or it holds no model for the task.
+    """
+    if name == "embedded":
+        return _embedded(task)
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; there are {sorted(['embedded', *PRESETS])}")
+    return PRESETS[name]
+
+
+def ungated_alternative(model: str) -> str | None:
+    """The preset to take in place of one whose ``model`` is gated; None where the model is in no such row."""
+    return next((row.alternative for row in PRESETS.values() if row.gated and row.model == model), None)
+
+
+def _embedded(task: str) -> Preset:
+    """The tiny model in this package that knows the task; its card says how to steer it there."""
+    for path in sorted(EMBEDDED.glob("*/card.json")):
+        steering = json.loads(path.read_text())["steering"]
+        if task in steering:
+            folder, row = path.parent, steering[task]
+            return Preset(model=str(folder), benchmark=False, **row | {"sae": str(folder / row["sae"])})
+    raise ValueError(f"no embedded model knows task {task!r}; give model=, sae= and layer=, or another preset")
