@@ -180,7 +180,7 @@ from huggingface_hub import hf_hub_download
 from sae_lens import SAE
 from safetensors.torch import load_file
 from steer_env.errors import NotTheBenchmark
-from steer_env.sae_sources import load_dictionary
+from steer_env.lm.sae_sources import load_dictionary
 warnings.simplefilter("error", NotTheBenchmark)
 result = {}
 for preset in ("gemma-2-2b", "gemma-3-270m", "gpt2"):
