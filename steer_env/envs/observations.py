@@ -1,16 +1,20 @@
 """What an agent sees: the residual, raw or normalised or with the prompt's, its SAE features, or a game's board."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from torch import Tensor
 
 from steer_env.errors import SteeringError
 from steer_env.lm.sae import FeatureDictionary
 from steer_env.tasks.base import Conversation, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Seen(NamedTuple):

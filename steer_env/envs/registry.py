@@ -23,7 +23,7 @@ from steer_env.envs.settings import Settings
 from steer_env.envs.vector_env import SteerVectorEnv
 from steer_env.errors import NotTheBenchmark, SteeringError
 from steer_env.lm.labels import read_labels
-from steer_env.lm.loading import load_language_model, load_shared_dictionary, load_tokenizer, resolve_device
+from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer, resolve_device
 from steer_env.lm.model import SteeredModel
 from steer_env.lm.presets import Preset, find_preset
 from steer_env.lm.sae import FeatureDictionary
@@ -76,7 +76,7 @@ def _assemble(settings: Settings, options: Options, lanes: int) -> Scene:
     row = _located(settings)
     device = resolve_device(settings.device)
     lm = load_language_model(row.model, settings.dtype, device)
-    dictionary = load_shared_dictionary(row.sae, device)
+    dictionary = load_sae(row.sae, device)
     dictionary.check_fits(lm.config.get_text_config().hidden_size)
     if settings.labels is not None:
         read_labels(settings.labels, dictionary.width)
@@ -115,7 +115,7 @@ def _located(settings: Settings) -> Preset:
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     row = dataclasses.replace(start, **given)
     if settings.sae:
-        row = _where_trained(row, settings, load_shared_dictionary(row.sae, resolve_device(settings.device)))
+        row = _where_trained(row, settings, load_sae(row.sae, resolve_device(settings.device)))
     if (row.model, row.layer, row.site, row.chat) != (start.model, start.layer, start.site, start.chat):
         row = dataclasses.replace(row, residual_norm=None)
     if not math.isfinite(row.coefficient):

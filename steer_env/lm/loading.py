@@ -1,23 +1,22 @@
 """Models, tokenizers and SAEs by name; loaded once a process and shared by every environment that asks."""
 
+from __future__ import annotations
+
 import hashlib
 import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from steer_env.errors import SteeringError, first_line
+from steer_env.lazy import torch
 from steer_env.lm.presets import ungated_alternative
 from steer_env.lm.sae import FeatureDictionary
-from steer_env.lm.sae_sources import load_dictionary
+from steer_env.lm.sae_sources import open_sae
 from steer_env.lm.tokenizer import Tokenizer
 
 _ONE_AT_A_TIME = threading.Lock()
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> Any:
@@ -33,9 +32,12 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") 
 @lru_cache(maxsize=8)
 def _language_model(name: str, dtype: str, device: str) -> Any:
     if dtype not in DTYPES:
-        raise SteeringError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
+        raise SteeringError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    from safetensors import SafetensorError  # these two take seconds to import: only where a model is loaded
+    from transformers import AutoModelForCausalLM
+
     try:
-        lm: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype], trust_remote_code=False)
+        lm: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreachable("model", name, error) from error
     return lm.to(device).eval().requires_grad_(False)
@@ -48,6 +50,8 @@ def load_tokenizer(name: str, chat: bool = False) -> Tokenizer:
     Raises:
         SteeringError: It is gated, missing or unreachable, or has no chat template.
     """
+    from transformers import AutoTokenizer  # as above
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -56,9 +60,18 @@ def load_tokenizer(name: str, chat: bool = False) -> Tokenizer:
 
 
 @lru_cache(maxsize=8)
-def load_shared_dictionary(name: str, device: str) -> FeatureDictionary:
-    """:func:`steer_env.lm.sae_sources.load_dictionary`, once a process."""
-    return load_dictionary(name, device)
+def load_sae(name: str, device: str = "cpu") -> FeatureDictionary:
+    """An SAE from a folder written by SAELens or from a SAELens release, loaded once a process.
+
+    Args:
+        name: The folder, or ``"release:sae_id"`` of SAELens's table
+            (``"gemma-scope-2b-pt-res-canonical:layer_12/width_16k/canonical"``).
+        device: The device that holds its tensors.
+
+    Raises:
+        SteeringError: No source knows the name, or the SAE cannot be used as it is.
+    """
+    return open_sae(name, device)
 
 
 def weights_sha256(lm: Any) -> str:
