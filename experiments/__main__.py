@@ -96,12 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(name: str, flags: Sequence[str]) -> int:
     """Parse ``flags`` and call the command's ``main``; a path that it returns is printed."""
-    module = importlib.import_module(f"experiments.{COMMANDS[name].module}")
+    module = load(name)
     result = module.main(parse(name, module, flags))
     if isinstance(result, Path):
         print(result)
     exit_code = getattr(module, "exit_code", None)
     return 0 if exit_code is None else int(exit_code(result))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"experiments.{COMMANDS[name].module}")
 
 
 def parse(name: str, module: ModuleType, flags: Sequence[str]) -> Any:
