@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steer_env.tasks import decode_variants
-from steer_env.tasks.instructions import INSTRUCTIONS
+from steer_env.tasks import find_task
 
 
 def unsteered_variants(task: str) -> dict[str, dict[str, Any]]:
@@ -17,5 +16,6 @@ def unsteered_variants(task: str) -> dict[str, dict[str, Any]]:
     Args:
         task: Key of the task table.
     """
-    arms: dict[str, dict[str, Any]] = {f"{decode}_only": {"decode": decode} for decode in decode_variants(task)}
-    return arms | ({"prompt_only": {"instruction": True}} if task in INSTRUCTIONS else {})
+    cls = find_task(task)
+    arms: dict[str, dict[str, Any]] = {f"{way}_only": {"decode": way} for way in cls.variants.get("decode", ())}
+    return arms | ({"prompt_only": {"instruction": True}} if cls.instruction is not None else {})
