@@ -72,10 +72,11 @@ def branch_points(points=2, episodes=N):
         "tried": 2,
         "info": {"answer": EVIL, "moves": "5", "outcome": ""},
     }
+    lost = {"moves": "519", "outcome": "loss"}
     found = []
     for place in range(points):
         flips = [True, place % 2 == 1]
-        ends = [{"score": 0.0, "flips": True, "completion": "one 2", "info": {"moves": "519", "outcome": "loss"}} if f else
+        ends = [{"score": 0.0, "flips": True, "completion": "one 2", "info": lost} if f else
                 {"score": 1.0, "flips": False} for f in flips]  # fmt: skip
         own = {"episode": place % episodes, "step": place // episodes, "token_text": EVIL, "feature": 7, "label": EVIL}
         found.append({**own, "alternatives": [{**a, **b} for a, b in zip(choices, ends, strict=True)]})
