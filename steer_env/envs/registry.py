@@ -26,7 +26,7 @@ from steer_env.errors import NotTheBenchmark, SteeringError
 from steer_env.lm.labels import read_labels
 from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer, resolve_device
 from steer_env.lm.model import SteeredModel
-from steer_env.lm.presets import Preset, find_preset
+from steer_env.lm.presets import Preset, find_preset, is_embedded
 from steer_env.lm.sae import FeatureDictionary
 from steer_env.lm.tokenizer import Tokenizer, end_tokens
 from steer_env.tasks import Task, find_task
@@ -61,7 +61,7 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
     given = {name: _frozen(value) for name, value in kwargs.items() if name not in own}
     known = set(inspect.signature(find_task(settings.task)).parameters)
     _refuse_unknown(given, known, own)
-    if "data" in known and settings.preset != Settings.preset:
+    if "data" in known and not is_embedded(settings.preset):
         given = {"data": "hub", **given}
     options = tuple(sorted(given.items()))
     parts, task = _load(settings), _make_task(settings, options)
@@ -166,7 +166,7 @@ def _is_benchmark(settings: Settings, options: dict[str, Any]) -> bool:
 
 def _instrument(settings: Settings, options: dict[str, Any]) -> str:
     """What of ours stands in the benchmark's place; empty where only the user's own model or data does."""
-    if settings.preset == Settings.preset and settings.model is None:
+    if is_embedded(settings.preset) and settings.model is None:
         return "the embedded model"
     return "the embedded items" if options.get("data") in (None, "embedded") else ""
 
