@@ -1,5 +1,6 @@
 """One call makes a task an environment, from anybody's module; what cannot be one is refused with one clear error."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -116,22 +117,26 @@ def test_what_is_not_there_is_named():
         task_of("CartPole-v1")
 
 
-def python(folder, *arguments):
-    """What a new Python process prints in a folder that knows nothing but the installed packages."""
-    environment = {"PYTHONPATH": f"{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """The example, copied to where nothing of this repository lies beside it."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copy(EXAMPLE, tmp_path / "mine.py"))
 
 
-def test_the_example_runs_where_it_is_copied_and_other_processes_find_its_id_by_its_module(tmp_path):
-    shutil.copy(EXAMPLE, tmp_path / "mine.py")
-    assert len(EXAMPLE.read_text().splitlines()) <= 60
-    assert "unsteered score on 10 test items: 0." in python(tmp_path, "mine.py")
+def test_the_example_runs_where_it_is_copied(copied, capsys):
+    assert len(copied.read_text().splitlines()) <= 60
+    runpy.run_path(str(copied), run_name="__main__")
+    assert "unsteered score on 10 test items: 0." in capsys.readouterr().out
+
+
+def test_another_process_finds_an_id_by_the_module_that_registers_it(copied):
     made = (
-        "import gymnasium as gym, steer_env\n"
-        "from steer_env.registration import task_of\n"
+        "import gymnasium as gym\n"
         "env = gym.make('mine:Steer-Larger-v0', preset='embedded-locked')\n"
+        "from steer_env.registration import task_of\n"
         "print(env.unwrapped.task.name, task_of('mine:Steer-Larger-v0').__module__)"
     )
-    assert python(tmp_path, "-c", made).splitlines()[-1] == "larger mine"
+    environment = {"PYTHONPATH": f"{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", made], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["larger mine"], done.stderr
