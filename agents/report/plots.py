@@ -93,8 +93,9 @@ def bands(axes: Axes, theme: Theme, at: Sequence[float], lines: Mapping[str, tup
         low, high = zip(*(point.ci95 for point in points), strict=True)
         axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
         axes.plot(at, [point.score for point in points], style, color=color, label=name.replace("_", " "))
-        for place, point in zip(at, points, strict=True):
-            axes.plot([place] * len(point.seeds), point.seeds, "o", color=color, markersize=4, clip_on=False)
+        seeds = [(place, score) for place, point in zip(at, points, strict=True) for score in point.seeds]
+        if seeds:  # an empty line that is not clipped leaves the layout no room
+            axes.plot(*zip(*seeds, strict=True), "o", color=color, markersize=4, clip_on=False)
     axes.set_ylim(0, 1.02)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, labelcolor=theme.ink)
 
