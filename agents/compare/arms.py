@@ -25,11 +25,11 @@ from steer_env.evaluation.controls import (
     pushes,
     score_pushes,
     search_best_fixed,
+    unsteered_variants,
 )
 from steer_env.evaluation.corrsteer import fit_corrsteer
 from steer_env.evaluation.play import Played, Policy, play
 from steer_env.evaluation.statistics import score_interval
-from steer_env.evaluation.variants import unsteered_variants
 
 WARM = 1.0  # temperature at which CorrSteer looks for right answers where greedy decoding has none, or only such
 
