@@ -4,9 +4,9 @@
 >>> def played(*scores):
 ...     return Played([{"item": item, "score": score} for item, score in enumerate(scores)], {})
 >>> print(compare({"unsteered": played(0, 0, 0, 0, 1), "trained": [played(1, 1, 1, 0, 1), played(1, 1, 1, 1, 1)]}))
-arm        n  score  95 %           corrected  broken  p        p (Holm)
+arm        n  score  95 %            corrected  broken  p        p (Holm)
 unsteered  5  0.200  0.036 to 0.624
-trained    5  0.900  0.000 to 1.000       3.5     0.0  2.5e-01  2.5e-01
+trained    5  0.900  0.000 to 1.000        3.5       0  2.5e-01  2.5e-01
 """
 
 from __future__ import annotations
