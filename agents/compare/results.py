@@ -6,24 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from agents.runs.results import ResultFile
+from steer_env.evaluation.comparison import ComparedArm
 from steer_env.evaluation.linear_probe import ReadOff
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """What one arm scored.
+class ArmResult(ComparedArm):
+    """What one arm scored: :class:`steer_env.evaluation.comparison.ComparedArm`, and how it got there.
 
     Attributes:
-        n: Number of items.
-        score: Mean score over items and training seeds.
-        scores: Mean score of each training seed, or of the one policy that has none.
-        ci95: 95 % interval of ``score`` (:func:`steer_env.evaluation.statistics.runs_interval`).
-        corrected: Items wrong unsteered and right here, mean over seeds.
-        broken: Items right unsteered and wrong here, mean over seeds.
-        p_mcnemar: Exact paired test against the reference arm, the largest p over seeds; None for that arm itself.
-        p_holm: The same with Holm's correction over arms.
         coherence: Mean coherence of the replies where the task measures it.
         distinct_features: Features that a seed steers with, mean over seeds.
         distinct_completions: Different completions of a seed, mean over seeds.
@@ -34,20 +27,12 @@ class ArmResult:
         about: What else there is to say: ``features`` (of the best fixed arm), ``found`` (by CorrSteer), ``parameters``
             (trained by LoRA).
         train_score: Score of the same agents on items of train; this and what follows are known of trained arms only.
-        train_n: Number of these items.
+        train_n: Number of these items, mean over seeds.
         seen_in_train: Share of the episodes that went word for word (or move for move) as one of those on train.
         puppeteered: Of the items that steering corrected, the share where a feature wrote a changed token itself; None
             where nothing was corrected.
     """
 
-    n: int
-    score: float
-    scores: list[float]
-    ci95: Interval
-    corrected: int | float
-    broken: int | float
-    p_mcnemar: float | None
-    p_holm: float | None
     coherence: float | None
     distinct_features: int | float
     distinct_completions: int | float
@@ -57,7 +42,7 @@ class ArmResult:
     summary: dict[str, float]
     about: dict[str, Any] = field(default_factory=dict)
     train_score: float | None = None
-    train_n: int | None = None
+    train_n: int | float | None = None
     seen_in_train: float | None = None
     puppeteered: float | None = None
 
@@ -181,7 +166,7 @@ class Evidence(ResultFile):
         settings: Settings of the command.
         tuning: The grid.
         chosen: Its best point.
-        train_samples: Items of train that anything learned from, with each seed.
+        train_items: Items of train that anything learned from, with each seed.
         data: What the task says of its items.
         arms: Every arm, ``unsteered`` first.
         tests: ``trained_vs_<arm>`` for every arm that is not a trained agent.
@@ -199,7 +184,7 @@ class Evidence(ResultFile):
     settings: dict[str, Any]
     tuning: list[TuningPoint]
     chosen: dict[str, Any]
-    train_samples: int
+    train_items: int
     data: dict[str, Any]
     arms: dict[str, ArmResult]
     tests: dict[str, Test]

@@ -45,8 +45,8 @@ class ComparedArm:
     ci95: tuple[float, float]
     corrected: int | float
     broken: int | float
-    p_mcnemar: float | None = None
-    p_holm: float | None = None
+    p_mcnemar: float | None
+    p_holm: float | None
 
 
 @dataclass(frozen=True)
