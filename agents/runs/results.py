@@ -66,7 +66,7 @@ class ResultFile:
 
 
 @cache
-def _adapter(cls: type[ResultFile]) -> Any:
+def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter  # as above
 
     return TypeAdapter(cls)

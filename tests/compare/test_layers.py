@@ -11,6 +11,7 @@ from agents.compare.arms import Arm
 from agents.compare.layer_features import ALL_KINDS, kind_shares, mean_bits
 from agents.compare.layer_saes import given_saes
 from agents.policies import trained_policy
+from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder
 from agents.runs.loading import drawn_items, load_trained, make_envs
 from experiments import layers as comparison
@@ -38,8 +39,8 @@ def cfg(tiny, tmp_path_factory) -> LayersConfig:
         tuning_items=20,
         seeds=2,
         total_timesteps=256,
-        env_kwargs=(*(f"{name}={json.dumps(value)}" for name, value in tiny.items()), *GAME),
-        algo_kwargs=("n_steps=16",),
+        env_kwargs=tiny | parse_settings(GAME),
+        algo_kwargs={"n_steps": 16},
         test_items=20,
         oracle_items=4,
         num_envs=8,

@@ -43,8 +43,10 @@ def make_run(tiny, folder, algo="ppo", mask="off", **kwargs):
             total_timesteps=256,
             num_envs=8,
             mask=mask,
-            env_kwargs=tuple(f"{name}={json.dumps(value)}" for name, value in env_kwargs.items()),
-            algo_kwargs=("n_steps=8", "policy_kwargs={}") if on_policy else ("learning_starts=16", "gradient_steps=1"),
+            env_kwargs=env_kwargs,
+            algo_kwargs={"n_steps": 8, "policy_kwargs": {}}
+            if on_policy
+            else {"learning_starts": 16, "gradient_steps": 1},
             wandb="disabled",
             runs_dir=folder,
         )
