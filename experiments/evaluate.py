@@ -5,15 +5,14 @@ Every arm plays the same items once with the same sampling seeds, at the same co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
+from agents.compare.results import Evaluation
 
 if TYPE_CHECKING:
     from agents.compare.arms import Bench
-    from agents.compare.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,3 @@ def make_bench(cfg: EvaluateConfig) -> Bench:
     if cfg.items is not None and not 1 <= cfg.items <= count:
         raise ValueError(f"--items must be in [1, {count}], the items of split {cfg.split!r}; got {cfg.items}")
     return replace(bench, train_items=len(bench.drawn))
-
-
-if __name__ == "__main__":
-    main(tyro.cli(EvaluateConfig))

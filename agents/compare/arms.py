@@ -136,10 +136,17 @@ class Bench:
         played = [self.play(policy, seed, **overrides) for seed, policy in enumerate(policies)]
         return Arm(played, time.perf_counter() - start)
 
-    def agent(self, seed: int) -> Policy:
-        """The agent of a training seed."""
-        envs = self.envs(seed=seed, compare=self.compare)
-        return trained_policy(*load_trained(RunFolder.open(self.runs[seed]), envs))
+    @cached_property
+    def agents(self) -> list[Policy]:
+        """The agent of each training seed.
+
+        Raises:
+            FileNotFoundError: A training has not finished.
+        """
+        envs = [self.envs(seed=seed, compare=self.compare) for seed in range(len(self.runs))]
+        return [
+            trained_policy(*load_trained(RunFolder.open(run), own)) for run, own in zip(self.runs, envs, strict=True)
+        ]
 
     def dealt_in_train(self, seed: int) -> list[int]:
         """Items of train that anything may learn from with a training seed."""
@@ -226,17 +233,14 @@ def fine_tuned(bench: Bench) -> Arm:
 
 def trained(bench: Bench, **overrides: Any) -> Arm:
     """The trained agent of every seed, and the same agents on items of train."""
-    seeds = range(len(bench.runs))
-    arm = bench.arm([bench.agent(seed) for seed in seeds], **overrides)
+    arm = bench.arm(bench.agents, **overrides)
     if not bench.train_items or overrides:
         return arm
-    items = {seed: drawn_items(bench.dealt_in_train(seed), bench.train_items, bench.seed) for seed in seeds}
-    return replace(
-        arm,
-        on_train=[
-            play(bench.envs("train", seed), bench.agent(seed), items[seed], bench.seed, tokens=False) for seed in seeds
-        ],
-    )
+    on_train = []
+    for seed, agent in enumerate(bench.agents):
+        items = drawn_items(bench.dealt_in_train(seed), bench.train_items, bench.seed)
+        on_train.append(play(bench.envs("train", seed), agent, items, bench.seed, tokens=False))
+    return replace(arm, on_train=on_train)
 
 
 def _has_decoding(bench: Bench, other: str) -> bool:
@@ -286,7 +290,7 @@ ARMS: dict[str, ArmSpec] = {
     ),
     "lora": ArmSpec(
         fine_tuned,
-        lambda bench: bench.lora is not None and bench.parts.task.reference(bench.dealt_in_train(0)[0]) is not None,
+        lambda bench: bench.lora is not None and bench.parts.task.reference(0) is not None,
         "a task with reference replies",
     ),
     "trained": ArmSpec(trained),
@@ -299,6 +303,7 @@ ARMS: dict[str, ArmSpec] = {
 
 def play_arms(bench: Bench, names: Collection[str] = tuple(ARMS)) -> dict[str, Arm]:
     """Those of ``names`` that fit, in the order of ARMS."""
+    assert bench.agents  # a training that has not finished is found before anything plays
     played = {}
     bar = tqdm([name for name in ARMS if name in names], desc="arms", disable=None)
     for name in bar:

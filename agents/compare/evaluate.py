@@ -129,7 +129,7 @@ def _flat(name: str, arm: ArmResult) -> dict[str, Any]:
 def print_result(result: Evaluation, path: Path) -> None:
     """The table of arms on the terminal, and one of the task's own numbers."""
     what = f"{result.run}, {result.episodes} items of {result.split}, temperature {result.temperature:g}"
-    table = Table(title=what, caption=f"{train_and_test(result)}\n{path}", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=what, caption=f"{result.train_and_test()}\n{path}", box=None, padding=(0, 2, 0, 0))
     for column in ("arm", "score", "95 %", "corrected", "broken", "p (Holm)", "features"):
         table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for name, arm in result.arms.items():
@@ -151,13 +151,3 @@ def _summaries(arms: dict[str, ArmResult]) -> Table:
     for number in numbers:
         table.add_row(number, *(f"{arm.summary[number]:.3f}" for arm in arms.values()))
     return table
-
-
-def train_and_test(result: Evaluation) -> str:
-    """One sentence: the trained agent's scores on the train split and on the evaluated one, and what they share."""
-    arm = result.arms["trained"]
-    return (
-        f"Trained: {arm.train_score:.3f} on {arm.train_n} items of train, {arm.score:.3f} on {arm.n} of "
-        f"{result.split} ({arm.distinct_completions} distinct completions); {arm.seen_in_train:.0%} of the "
-        "latter went as one of the former"
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from agents.runs.results import ResultFile
@@ -10,6 +12,21 @@ from steer_env.evaluation.comparison import ComparedArm
 from steer_env.evaluation.linear_probe import ReadOff
 
 Interval = tuple[float, float]
+
+
+def publish(result: ResultFile, path: Path, text: str, draw: Callable[[Path], None]) -> None:
+    """Write a result with its table and its picture, and print the table.
+
+    Args:
+        result: What is written as JSON.
+        path: Where, without an ending: ``.json``, ``.md`` and ``.png`` are added.
+        text: The table, in Markdown.
+        draw: Draws the picture into a file.
+    """
+    result.write(path.with_suffix(".json"))
+    path.with_suffix(".md").write_text(text)
+    draw(path.with_suffix(".png"))
+    print(text)
 
 
 @dataclass(frozen=True)
@@ -143,6 +160,15 @@ class Evaluation(ResultFile):
     git_commit: str | None
     versions: dict[str, str | None]
 
+    def train_and_test(self) -> str:
+        """One sentence: the trained agent's scores on train and on the evaluated split, and what they share."""
+        arm = self.arms["trained"]
+        return (
+            f"Trained: {arm.train_score:.3f} on {arm.train_n} items of train, {arm.score:.3f} on {arm.n} of "
+            f"{self.split} ({arm.distinct_completions} distinct completions); {arm.seen_in_train:.0%} of the latter "
+            "went as one of the former"
+        )
+
 
 @dataclass(frozen=True)
 class TuningPoint:
@@ -196,18 +222,16 @@ class Evidence(ResultFile):
     versions: dict[str, str | None]
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A variant of a sweep.
+@dataclass(frozen=True, kw_only=True)
+class Variant(ArmResult):
+    """A variant of a sweep; the first one is the reference of ``corrected``, ``broken`` and p.
 
     Attributes:
         flags: How its training differs.
-        result: What its agents scored; the first variant is the reference of ``corrected``, ``broken`` and p.
         steps_per_second: Tokens a second of training, median of a run, mean over seeds.
     """
 
     flags: dict[str, Any]
-    result: ArmResult
     steps_per_second: float
 
 

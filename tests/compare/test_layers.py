@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from agents.compare.arms import Arm
 from agents.compare.layer_features import ALL_KINDS, kind_shares, mean_bits
 from agents.compare.layer_saes import given_saes
+
+from agents.compare.arms import Arm
 from agents.policies import trained_policy
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder
