@@ -143,7 +143,7 @@ def _is_told_in_one_line(error: Exception) -> bool:
     return str(frame.f_globals.get("__name__")).split(".")[0] in OURS
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *args: Any) -> None:
+def _show_warning(message: Warning | str, *where: Any, **how: Any) -> None:
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 

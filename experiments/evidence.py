@@ -78,7 +78,7 @@ def main(cfg: EvidenceConfig) -> Evidence:
         arms=arm_results(bench, arms),
         tests=against_trained(arms, bench.seed),
         item_oracle=item_oracle(bench, cfg.oracle_items),
-        readable=read_off(bench),
+        read_off=read_off(bench),
         weights_sha256=require_same_weights(bench, weights),
         wall_s=time.perf_counter() - start,
         **provenance(),

@@ -122,7 +122,7 @@ def markdown(result: Evidence) -> str:
 
 def _beside(result: Evidence) -> list[str]:
     """What is said of the trained arm, the oracle and the probe, a line each."""
-    trained, oracle, read = result.arms["trained"], result.item_oracle, result.readable
+    trained, oracle, read = result.arms["trained"], result.item_oracle, result.read_off
     lines = [
         f"Trained on its own items of train: {trained.train_score:.3f} (n = {trained.train_n:.0f}); "
         f"{trained.seen_in_train:.0%} of the test episodes went as one of those."

@@ -219,7 +219,7 @@ def layer_result(
         tests=against_trained(arms, bench.seed),
         gain=gain(arms, bench.seed),
         item_oracle=item_oracle(bench, oracle_items),
-        readable=read_off(bench),
+        read_off=read_off(bench),
         features=used_features(bench.envs("train"), arms["trained"].played, texts, bench.seed),
     )
 

@@ -65,7 +65,7 @@ def cells(row: Layer) -> list[str]:
         *(f"{arms[name].score:.3f}" for name in ("unsteered", "best_fixed", "trained")),
         f"{row.gain.mean:+.3f} ({low:+.3f} to {high:+.3f})",
         f"{arms['trained'].train_score:.3f}",
-        "" if row.readable is None else f"{row.readable.accuracy:.3f}",
+        "" if row.read_off is None else f"{row.read_off.accuracy:.3f}",
         "" if row.item_oracle is None else f"{row.item_oracle.score:.3f}",
         f"{features.diversity['distinct']:.1f}",
         f"{features.diversity['effective']:.1f}",
@@ -81,11 +81,11 @@ def topic_of(row: Layer) -> str | None:
 
 
 def _read_off(row: Layer) -> str:
-    if row.readable is None:
+    if row.read_off is None:
         return ""
     return (
-        f"Read off: how often a linear probe of an episode's first observation names the {row.readable.topic} of a "
-        f"test item (the commonest one: {row.readable.chance:.3f}). "
+        f"Read off: how often a linear probe of an episode's first observation names the {row.read_off.topic} of a "
+        f"test item (the commonest one: {row.read_off.chance:.3f}). "
     )
 
 
@@ -103,7 +103,7 @@ def layer_scores(axes: Axes, theme: Theme, result: Layers) -> None:
         name: (*look, [_score(row, name, with_seeds=name == "trained") for row in rows]) for name, look in looks.items()
     }
     for label, marker, size, known in (
-        ("read off by a probe", "x", 7, [row.readable and row.readable.accuracy for row in rows]),
+        ("read off by a probe", "x", 7, [row.read_off and row.read_off.accuracy for row in rows]),
         ("item oracle", "_", 14, [row.item_oracle and row.item_oracle.score for row in rows]),
     ):
         if None not in known:

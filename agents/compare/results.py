@@ -197,7 +197,7 @@ class Evidence(ResultFile):
         arms: Every arm, ``unsteered`` first.
         tests: ``trained_vs_<arm>`` for every arm that is not a trained agent.
         item_oracle: None where it was left out.
-        readable: What a linear probe of the agent's first observation knows; None where the items have no topic.
+        read_off: What a linear probe of the agent's first observation knows; None where the items have no topic.
         weights_sha256: Hash of the language model, before and after.
         wall_s: Seconds of everything.
         git_commit: Commit of this code, None outside a repository.
@@ -215,7 +215,7 @@ class Evidence(ResultFile):
     arms: dict[str, ArmResult]
     tests: dict[str, Test]
     item_oracle: ItemOracle | None
-    readable: ReadOff | None
+    read_off: ReadOff | None
     weights_sha256: str
     wall_s: float
     git_commit: str | None
@@ -351,7 +351,7 @@ class Layer:
         tests: ``trained_vs_<arm>`` for the others.
         gain: Trained less unsteered.
         item_oracle: None where it was left out.
-        readable: What a linear probe of the agent's first observation knows; None where the items have no topic.
+        read_off: What a linear probe of the agent's first observation knows; None where the items have no topic.
         features: What the agents steered with.
     """
 
@@ -363,7 +363,7 @@ class Layer:
     tests: dict[str, Test]
     gain: Gain
     item_oracle: ItemOracle | None
-    readable: ReadOff | None
+    read_off: ReadOff | None
     features: UsedFeatures
 
 

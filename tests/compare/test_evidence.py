@@ -86,9 +86,9 @@ def test_the_rows_are_those_of_the_episodes(result):
         assert gained / 30 == pytest.approx(row.score - unsteered.score), name
         assert row.tokens >= 30 * len(row.scores)
     assert result.item_oracle.items == 6
-    assert result.readable.topic == "target"
-    assert 0.2 < result.readable.accuracy <= 1, "forty items are enough to read some answers"
-    assert f"names the target: {result.readable.accuracy:.3f}" in markdown(result)
+    assert result.read_off.topic == "target"
+    assert 0.2 < result.read_off.accuracy <= 1, "forty items are enough to read some answers"
+    assert f"names the target: {result.read_off.accuracy:.3f}" in markdown(result)
 
 
 def test_the_features_of_the_best_fixed_arm_are_those_that_it_played(bench):
