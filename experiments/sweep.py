@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from agents.compare.sweep_table import draw, markdown
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.config import TrainConfig, Trainings
 from agents.runs.folder import RunFolder, read_json, refuse_existing, write_json
 from agents.runs.loading import drawn_items, load_trained, make_envs, provenance
@@ -132,7 +132,7 @@ def _score(run: RunFolder, split: str, items: int) -> dict[str, float]:
 def _played(run: RunFolder, split: str, items: int) -> Played:
     envs = make_envs(run.config, split, run.config["num_envs"])
     dealt: list[int] = unwrap(envs).dealt
-    return play(envs, trained_policy(*load_trained(run, envs)), drawn_items(dealt, items, seed=0), seed=0)
+    return play(envs, policy_of(*load_trained(run, envs)), drawn_items(dealt, items, seed=0), seed=0)
 
 
 def _trainings(cfg: SweepConfig, name: str, flags: Mapping[str, Any]) -> list[TrainConfig]:

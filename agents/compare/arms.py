@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.finetune import LoRA, finetune
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder
 from agents.runs.loading import drawn_items, load_trained, make_envs, trained_mask
 from steer_env.envs.base import unwrap
@@ -78,7 +78,7 @@ class Bench:
 
     def agent(self, seed: int) -> Policy:
         """What was trained with a seed."""
-        return trained_policy(*load_trained(RunFolder.open(self.runs[seed]), self.envs("test", seed)))
+        return policy_of(*load_trained(RunFolder.open(self.runs[seed]), self.envs("test", seed)))
 
     def items(self) -> list[int]:
         """The test items."""

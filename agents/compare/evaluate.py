@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from agents.compare.evaluation_table import print_result
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder, read_json, write_json
 from agents.runs.loading import drawn_items, load_trained, make_envs, model_sha256, provenance
 from agents.runs.steering import require_same_steering
@@ -97,7 +97,7 @@ def evaluate(cfg: EvaluateConfig, run: RunFolder, envs: Envs) -> tuple[dict[str,
     search = search_best_fixed(train_envs, cfg.seed, cfg.search_games)
     setting = Setting(seed=cfg.seed, mask=mask, best=search.best)
     policies = {name: CONTROLS[name](setting) for name in controls_for(envs)}
-    policies["trained"] = trained_policy(model, mask)
+    policies["trained"] = policy_of(model, mask)
     arms, walls = play_arms(envs, policies, cfg)
     on_train = play(train_envs, policies["trained"], _items(train_envs, cfg), cfg.seed, tokens=False)
     result = _result(cfg, run, arms, walls, search)

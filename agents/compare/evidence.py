@@ -18,7 +18,7 @@ from agents.compare.arms import Bench, item_oracle, play_arms, read_off
 from agents.compare.rows import against_trained, rows
 from agents.compare.table import draw, markdown
 from agents.finetune import LoRA
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.config import Trainings
 from agents.runs.folder import RunFolder, refuse_existing, write_json
 from agents.runs.loading import load_trained, make_envs, model_sha256, provenance
@@ -161,5 +161,5 @@ def train_seeds(learners: Sequence[EvidenceConfig], settings: dict[str, Any], fo
 def _validation_score(path: Path, cfg: EvidenceConfig) -> float:
     run = RunFolder.open(path)
     envs = make_envs(run.config, "validation", cfg.num_envs)
-    policy = trained_policy(*load_trained(run, envs))
+    policy = policy_of(*load_trained(run, envs))
     return float(play(envs, policy, range(len(unwrap(envs).task)), cfg.seed, tokens=False).scores.mean())

@@ -16,7 +16,7 @@ from stable_baselines3 import PPO
 from agents.compare import evaluate
 from agents.compare.evaluate import EvaluateConfig, beside_train, main
 from agents.compare.evaluation_table import print_result
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import drawn_items, load_trained, make_envs
@@ -87,7 +87,7 @@ def test_train_and_test_stand_side_by_side(evaluated, capsys):
         courses.add(infos["final_info"]["moves"][0])
     assert (arm["train_score"], arm["train_n"]) == (pytest.approx(np.mean(scores)), 60)
     tokens = pd.read_parquet(evaluated / "interventions.parquet", filters=[("arm", "==", "trained")])
-    played = play(make_envs(run.config, "test", 1), trained_policy(model, mask), tokens["item"].unique().tolist(), 0)
+    played = play(make_envs(run.config, "test", 1), policy_of(model, mask), tokens["item"].unique().tolist(), 0)
     assert arm["seen_in_train"] == pytest.approx(np.mean([each["moves"] in courses for each in played.episodes]))
     print_result(result, evaluated)
     said = " ".join(capsys.readouterr().out.split())
