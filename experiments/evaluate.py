@@ -1,4 +1,4 @@
-"""``python -m experiments.evaluate``."""
+"""``steer evaluate``."""
 
 import tyro
 

@@ -1,4 +1,4 @@
-"""``python -m experiments.evidence``."""
+"""``steer evidence``."""
 
 import tyro
 

@@ -1,4 +1,4 @@
-"""One table over several evidence runs: ``python -m experiments.evidence_summary --runs runs/evidence-*``."""
+"""One table over several evidence runs: ``steer summary --runs runs/evidence-*``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def main(cfg: EvidenceSummaryConfig) -> str:
 def _read(run: Path) -> dict[str, Any]:
     path = run / "evidence.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: python -m experiments.evidence --name {run.name}")
+        raise FileNotFoundError(f"{path} is missing: steer evidence --name {run.name}")
     return read_json(path)
 
 

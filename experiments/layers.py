@@ -1,4 +1,4 @@
-"""The same protocol layer by layer: ``python -m experiments.layers --env Steer-MMLU-v0 --name layers-mmlu``.
+"""The same protocol layer by layer: ``steer layers --env Steer-MMLU-v0 --name layers-mmlu``.
 
 At each layer an SAE, a strength chosen on validation by the best fixed feature (in medians of the residual norm there),
 and agents trained with several seeds; all play the same test items. Beside the scores stands what kind the features are

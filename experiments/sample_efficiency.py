@@ -1,4 +1,4 @@
-"""Score against the number of items to learn from: ``python -m experiments.sample_efficiency --env Steer-XSTest-v0``.
+"""Score against the number of items to learn from: ``steer sample-efficiency --env Steer-XSTest-v0``.
 
 The learned policy, the best fixed feature, CorrSteer and LoRA learn from the same items, other ones with each seed; all
 play the whole test split.

@@ -1,4 +1,4 @@
-"""One table over several evaluated runs, usually seeds: ``python -m experiments.summary --runs runs/a runs/b``."""
+"""One table over several evaluated runs, usually seeds: ``steer summary --runs runs/a runs/b``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,11 +46,11 @@ def main(cfg: SummaryConfig) -> dict[str, dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: python -m experiments.evaluate --run {path.parent}")
+        raise FileNotFoundError(f"{path} is missing: steer evaluate --run {path.parent}")
     result = read_json(path)
     missing = [name for name in (*_MUST_AGREE, "coefficient") if name not in result]
     if missing:
-        raise ValueError(f"{path} does not say its {missing[0]}: python -m experiments.evaluate --run {path.parent}")
+        raise ValueError(f"{path} does not say its {missing[0]}: steer evaluate --run {path.parent}")
     return result
 
 

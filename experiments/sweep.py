@@ -1,4 +1,4 @@
-"""Variants of one training side by side: ``python -m experiments.sweep --variants experiments/grids/policy.json ...``.
+"""Variants of one training side by side: ``steer sweep --variants experiments/grids/policy.json ...``.
 
 Every variant is trained with the same seeds and scored on the same items, by default those of validation, so that what
 is chosen by the table has not seen test.

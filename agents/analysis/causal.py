@@ -118,7 +118,7 @@ def _not_reproduced(evaluated: EvaluatedRun, courses: Courses, envs: Envs) -> li
     if len(found) > tolerated:
         raise RuntimeError(
             f"{len(found)} of {len(logged)} episodes of {evaluated.path} come out otherwise when played again, first "
-            f"{found[0]}: the run or the log has changed since (python -m experiments.check --run {evaluated.run.path})"
+            f"{found[0]}: the run or the log has changed since (steer check --run {evaluated.run.path})"
         )
     return found
 

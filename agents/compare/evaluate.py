@@ -1,4 +1,4 @@
-"""Compare a trained run with its controls: ``python -m experiments.evaluate --run runs/first``.
+"""Compare a trained run with its controls: ``steer evaluate --run runs/first``.
 
 Every arm plays the same items once with the same sampling seeds, at the same coefficient.
 """

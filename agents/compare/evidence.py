@@ -1,4 +1,4 @@
-"""Does the learned policy earn its keep? ``python -m experiments.evidence --env Steer-XSTest-v0`` plays every arm.
+"""Does the learned policy earn its keep? ``steer evidence --env Steer-XSTest-v0`` plays every arm.
 
 Layer and coefficient are chosen on validation; what learns is trained with several seeds on train; every arm then plays
 the same items of test with the same sampling seeds. All of it is one folder, ``runs/<name>/``.

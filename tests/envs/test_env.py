@@ -329,7 +329,7 @@ def test_a_spoilt_model_is_named_and_nobody_is_sent_to_the_hub(tiny, tmp_path, f
     folder = tmp_path / "model"
     shutil.copytree(tiny["model"], folder)
     (folder / file).write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot load the model in folder '.*model' \(.+\)$"):
+    with pytest.raises(ValueError, match=r"cannot load the model in '.*model' \(.+\)$"):
         gym.make("Steer-TicTacToe-v0", **{**tiny, "model": str(folder)})
 
 
