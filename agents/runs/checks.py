@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents.algos import ALGOS
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder, read_json
 from agents.runs.loading import fresh_agent, load_trained, make_envs, make_run_mask, model_sha256, trained_mask
 from agents.runs.replay import APPLIED, SAID, EvaluationLog, differences, logged_actions, logged_episodes, replay_policy
@@ -95,7 +95,7 @@ class Subject:
         if mask is not None:
             mask.frozen = True
         steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
-        return try_update(ALGOS[self.config["algo"]].cls, policy, SB3VecEnv(self.envs, mask), steps)
+        return try_update(ALGOS[self.config["algo"]], policy, SB3VecEnv(self.envs, mask), steps)
 
     @cached_property
     def evaluations(self) -> dict[Path, dict[str, Any]]:
@@ -170,7 +170,7 @@ def policy_is_the_saved_one(subject: Subject) -> str:
     chosen = 0
     for log in subject.logs:
         own = [rows for rows in log.episodes if rows["arm"].iloc[0] == "trained"]
-        other = differences(own, log.play(own, trained_policy(model, mask)), APPLIED)
+        other = differences(own, log.play(own, policy_of(model, mask)), APPLIED)
         line = f"in {len(other)} of {len(own)} episodes it chooses otherwise than its log, first {' '.join(other[:1])}"
         _require(len(other) <= log.tolerated(len(own)), line)
         chosen += len(own)
