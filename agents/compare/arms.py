@@ -144,9 +144,7 @@ class Bench:
             FileNotFoundError: A training has not finished.
         """
         envs = [self.envs(seed=seed, compare=self.compare) for seed in range(len(self.runs))]
-        return [
-            policy_of(*load_trained(RunFolder.open(run), own)) for run, own in zip(self.runs, envs, strict=True)
-        ]
+        return [policy_of(*load_trained(RunFolder.open(run), own)) for run, own in zip(self.runs, envs, strict=True)]
 
     def dealt_in_train(self, seed: int) -> list[int]:
         """Items of train that anything may learn from with a training seed."""
