@@ -1,10 +1,9 @@
 """From a run's settings to its environments, agent and record of origin: what train and evaluate share."""
 
 import importlib.metadata
-import json
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +20,10 @@ from agents.runs.folder import RunFolder
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import MASKS, ActionMask, make_mask
+from steer_env.evaluation.play import drawn_items as drawn_items
 from steer_env.lm.loading import weights_sha256
 
 PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``("k=30", "side=O")`` to ``{"k": 30, "side": "O"}``: values are JSON where they can be, else text.
-
-    Raises:
-        ValueError: An entry has no ``=``, or a name comes twice.
-    """
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"settings are key=value, got {pair!r}")
-        if name in settings:
-            raise ValueError(f"setting {name!r} is given twice")
-        try:
-            settings[name] = json.loads(text)
-        except json.JSONDecodeError:
-            settings[name] = text
-    return settings
 
 
 def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides: Any) -> VectorEnv[Any, Any, Any]:
@@ -104,7 +84,7 @@ def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAl
     """
     path = run.path / "policy.zip"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: training has not finished (python -m experiments.train --resume)")
+        raise FileNotFoundError(f"{path} is missing: training has not finished (steer train --resume)")
     model = ALGOS[run.config["algo"]].cls.load(path, device="cpu")
     _require_saved_parameters(model, path)
     return model, trained_mask(run, envs)
@@ -155,14 +135,3 @@ def _require_saved_parameters(model: BaseAlgorithm, path: Path) -> None:
     loaded = model.policy.state_dict()
     if set(saved) != set(loaded) or any(not torch.equal(saved[name], loaded[name]) for name in saved):
         raise RuntimeError(f"the loaded agent does not hold the parameters of {path}")
-
-
-def drawn_items(items: Sequence[int], count: int | None, seed: int) -> list[int]:
-    """At most ``count`` of ``items``, drawn; None takes all as they stand.
-
-    Data sets come in an order of their own, often by subject: the first ones are no sample.
-    """
-    if count is None:
-        return list(items)
-    order = np.random.default_rng(seed).permutation(len(items))[:count]
-    return [items[place] for place in order.tolist()]

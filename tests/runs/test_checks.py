@@ -1,7 +1,6 @@
 """The self-check of runs: a sound run passes, and each planted fault fails the check that is for it, and no other."""
 
 import json
-import runpy
 import shutil
 
 import gymnasium as gym
@@ -13,10 +12,8 @@ from stable_baselines3 import PPO
 
 import steer_env  # noqa: F401
 from agents.algos import ALGOS, make_algo
-from agents.compare.evaluate import EvaluateConfig
-from agents.compare.evaluate import main as evaluate
 from agents.masked_policy import MaskedCategorical, MaskedPolicy
-from agents.runs.checks import CHECKS, CheckConfig, main
+from agents.runs.checks import CHECKS, check_run
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import fresh_agent, make_envs, trained_mask
 from agents.runs.residual_probe import measure_pushes
@@ -24,6 +21,9 @@ from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
 from agents.trial import part_of, try_update
 from agents.vec_env import SB3VecEnv
+from experiments.__main__ import main as steer
+from experiments.evaluate import EvaluateConfig
+from experiments.evaluate import main as evaluate
 from steer_env.envs.actions import FeatureChoice
 from steer_env.lm.loading import load_language_model
 from steer_env.lm.model import SteeredModel
@@ -43,8 +43,10 @@ def make_run(tiny, folder, algo="ppo", mask="off", **kwargs):
             total_timesteps=256,
             num_envs=8,
             mask=mask,
-            env_kwargs=tuple(f"{name}={json.dumps(value)}" for name, value in env_kwargs.items()),
-            algo_kwargs=("n_steps=8", "policy_kwargs={}") if on_policy else ("learning_starts=16", "gradient_steps=1"),
+            env_kwargs=env_kwargs,
+            algo_kwargs={"n_steps": 8, "policy_kwargs": {}}
+            if on_policy
+            else {"learning_starts": 16, "gradient_steps": 1},
             wandb="disabled",
             runs_dir=folder,
         )
@@ -60,7 +62,7 @@ def trained(tiny, tmp_path_factory):
 def evaluated(trained, tmp_path_factory):
     run = tmp_path_factory.mktemp("evaluated") / "ppo"
     shutil.copytree(trained, run)
-    evaluate(EvaluateConfig(run=run, episodes=20, num_envs=8, search_games=(2, 4), compare=False))
+    evaluate(EvaluateConfig(run=run, items=20, num_envs=8, search_games=(2, 4), compare=False))
     return run
 
 
@@ -77,12 +79,12 @@ def run_with_log(evaluated, tmp_path):
 
 
 def verdicts(run, items=4):
-    return {name: result.verdict for name, result in main(CheckConfig(run, items)).items()}
+    return {name: result.verdict for name, result in check_run(run, items).items()}
 
 
 def failure(run, name):
     """The line of the one check that failed."""
-    results = main(CheckConfig(run, 4))
+    results = check_run(run, 4)
     assert [other for other, result in results.items() if result.verdict == "FAILED"] == [name]
     return results[name].line
 
@@ -101,7 +103,7 @@ def rewrite(run, change):
 
 
 def test_a_sound_run_passes_every_check(evaluated, capsys):
-    results = main(CheckConfig(evaluated, 4))
+    results = check_run(evaluated, 4)
     assert {result.verdict for result in results.values()} == {"passed"}
     printed = capsys.readouterr().out.splitlines()
     assert [line[13:].split("  ")[0] for line in printed] == list(CHECKS)
@@ -122,13 +124,13 @@ def test_a_sound_run_of_any_algorithm_passes(algo, tiny, tmp_path):
 
 def test_a_run_in_16_bits_passes(tiny, tmp_path):
     run = make_run(tiny, tmp_path, dtype="bfloat16")
-    evaluate(EvaluateConfig(run=run, episodes=20, num_envs=4, search_games=(1, 2), compare=False))
+    evaluate(EvaluateConfig(run=run, items=20, num_envs=4, search_games=(1, 2), compare=False))
     assert set(verdicts(run).values()) == {"passed"}
 
 
 def test_strengths_are_played_again(tiny, tmp_path):
     run = make_run(tiny, tmp_path, "td3", k=3)
-    evaluate(EvaluateConfig(run=run, episodes=8, num_envs=4, search_games=(1, 2), compare=False, temperature=1.0))
+    evaluate(EvaluateConfig(run=run, items=8, num_envs=4, search_games=(1, 2), compare=False, temperature=1.0))
     assert set(verdicts(run).values()) == {"passed"}
     tokens = pd.read_parquet(run / "interventions-1-test.parquet")
     tokens["strengths"] = [row[::-1] for row in tokens["strengths"]]
@@ -142,7 +144,7 @@ def test_what_is_not_there_is_not_checked(run):
     config = RunFolder.open(run).config
     del config["steering"]
     write_json(run / "config.json", config)
-    found = main(CheckConfig(run, 4))
+    found = check_run(run, 4)
     assert {name for name, result in found.items() if result.verdict == "passed"} == {STEERING, WEIGHTS}
     assert {name: result.line for name, result in found.items() if result.verdict == "not checked"} == {
         SAME: "the run has no record of what its actions mean",
@@ -153,16 +155,13 @@ def test_what_is_not_there_is_not_checked(run):
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-def test_the_command_fails_when_a_check_does(run, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["check", "--run", str(run), "--items", "2"])
-    runpy.run_module("agents.runs.checks", run_name="__main__")
+def test_the_command_fails_when_a_check_does(run):
+    flags = ["check", "--run", str(run), "--items", "2"]
+    assert steer(flags) == 0
     rewrite(run, lambda row: {**row, "return": 0.0})
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_module("agents.runs.checks", run_name="__main__")
-    assert exit_.value.code == 1
+    assert steer(flags) == 1
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        main(CheckConfig(run, 0))
+        check_run(run, 0)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, -1.0])
