@@ -130,14 +130,14 @@ FAULTS = [
     Fault(
         "actions mean something else on the test split",
         "_on_train",
-        '("split", *narrowing)',
-        "narrowing",
+        '("split", *task.narrowing)',
+        "task.narrowing",
         "test_actions_mean_the_same_on_every_split",
     ),
     Fault(
         "actions mean something else with examples in front",
         "_on_train",
-        'name not in ("split", *narrowing)',
+        'name not in ("split", *task.narrowing)',
         'name != "split"',
         "test_a_train_split_that_cannot_be_narrowed_measures_all_the_same",
     ),
@@ -259,9 +259,9 @@ FAULTS = [
     ),
     Fault(
         "the evaluated policy is a fresh one",
-        "_actor_critic",
-        "inputs, _ = policy.obs_to_tensor(obs)",
-        "inputs, _ = policy.obs_to_tensor(obs)\npolicy = type(policy)(**policy._get_constructor_parameters())",
+        "AgentPolicy._ask",
+        "inputs, _ = policy.obs_to_tensor(seen)",
+        "inputs, _ = policy.obs_to_tensor(seen)\npolicy = type(policy)(**policy._get_constructor_parameters())",
         "test_autosteer_2_the_policy_that_plays_is_the_one_that_was_saved",
     ),
     Fault(
@@ -280,16 +280,16 @@ FAULTS = [
     ),
     Fault(
         "evaluation teaches the adaptive mask",
-        "trained_policy",
+        "policy_of",
         "mask.frozen = True",
         "mask.frozen = False",
         "test_evaluation_teaches_the_adaptive_mask_nothing",
     ),
     Fault(
         "the self-check takes the entropy bonus for a policy gradient",
-        "_short_settings",
-        '{"n_steps": steps, "n_epochs": 1, "ent_coef": 0.0, "target_kl": None, "max_grad_norm": np.inf}',
-        '{"n_steps": steps, "n_epochs": 1, "target_kl": None, "max_grad_norm": np.inf}',
+        "_update_from_rollout",
+        '{"ent_coef": 0.0, "target_kl": None, "max_grad_norm": np.inf}',
+        '{"target_kl": None, "max_grad_norm": np.inf}',
         "test_a_policy_without_gradient_is_caught",
     ),
     Fault(
@@ -329,9 +329,9 @@ FAULTS = [
     ),
     Fault(
         "the command succeeds although a check fails",
-        "check.py",
-        "sys.exit(1)",
-        "sys.exit(0)",
+        "exit_code",
+        'int(any(result.verdict == "FAILED" for result in results.values()))',
+        "0",
         "test_the_command_fails_when_a_check_does",
     ),
     Fault(
@@ -413,16 +413,16 @@ FAULTS = [
     ),
     Fault(
         "a sweep scores on train what it says of validation",
-        "_score",
-        "_played(run, split, items)",
-        '_played(run, "train", items)',
+        "main",
+        '{"split": cfg.split, "items": cfg.items, "train_items": cfg.items, "seed": 0, "compare": False}',
+        '{"split": "train", "items": cfg.items, "train_items": cfg.items, "seed": 0, "compare": False}',
         "test_sweep.py::test_the_scores_are_those_of_the_trained_agents",
     ),
     Fault(
         "every seed learns from the same few items",
         "own_settings",
-        'f"limit_seed={seed}"',
-        'f"limit_seed={0}"',
+        '{"limit": train_items, "limit_seed": seed}',
+        '{"limit": train_items, "limit_seed": 0}',
         "test_every_seed_learns_from_items_of_its_own",
     ),
     Fault(
@@ -729,7 +729,7 @@ FAULTS = [
     Fault(
         "a cosine is divided by a norm over the batch",
         "explain",
-        "cosine_similarity(late, units[:, None], dim=-1)",
+        "torch.cosine_similarity(late, units[:, None], dim=-1)",
         "(late * units[:, None]).sum(dim=-1) / late.norm()",
         "test_a_cosine_does_not_depend_on_the_batch",
     ),
@@ -785,15 +785,15 @@ FAULTS = [
     Fault(
         "strength is chosen where the feature was",
         "tune",
-        "items = drawn_items(_dealt(validation), cfg.tuning_items, cfg.seed)",
-        "validation, items = (train, _dealt(train)[:cfg.tuning_items])",
+        "play(validation, fixed(search.best), drawn, cfg.seed, tokens=False)",
+        "play(train, fixed(search.best), unwrap(train).dealt[:items], cfg.seed, tokens=False)",
         "test_the_strength_is_the_one_whose_best_fixed_feature_is_best_on_validation",
     ),
     Fault(
         "all layers are steered with one SAE",
-        "_settings",
-        '{"sae": sae, "layer": layer, "site": unwrap(plain).site}',
-        '{"layer": layer, "site": unwrap(plain).site}',
+        "main",
+        '{"sae": sae["name"], "layer": n, "site": unwrap(plain).site}',
+        '{"layer": n, "site": unwrap(plain).site}',
         "test_every_layer_is_trained_alike_but_for_its_own_sae_and_strength",
     ),
     Fault(

@@ -176,7 +176,9 @@ def test_id(fault: Fault) -> str:
     file, _, name = fault.test.rpartition("::")
     files = [str(path.relative_to(ROOT)) for path in _tests().get(name, []) if file in ("", path.name)]
     if len(files) != 1:
-        raise UnmatchedError(f"{fault.name!r}: a test {fault.test!r} must stand in one file; it stands in {files or 'none'}")
+        raise UnmatchedError(
+            f"{fault.name!r}: a test {fault.test!r} must stand in one file; it stands in {files or 'none'}"
+        )
     return f"{files[0]}::{name}"
 
 
