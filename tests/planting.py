@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -275,7 +275,7 @@ class Pool:
                     path, text = changed(job.fault)
                     file = path.relative_to(ROOT)
                     (copy / file).write_text(text)
-                running[_forked(copy, job.tests)] = (job, copy, file)
+                running[_forked(copy, [*job.tests, *([] if job.fault is None else ["-x"])])] = (job, copy, file)
             pid, _ = os.wait()
             job, copy, file = running.pop(pid)
             if file is not None:
@@ -284,15 +284,15 @@ class Pool:
             self.free.append(copy)
 
 
-def _forked(copy: Path, tests: list[str]) -> int:
-    """The id of a new process that runs the tests in a copy and leaves their outcomes beside it."""
+def _forked(copy: Path, options: list[str]) -> int:
+    """The id of a new process that runs pytest in a copy and leaves the tests' outcomes beside it."""
     _outcomes(copy).unlink(missing_ok=True)
     sys.stdout.flush()
     if pid := os.fork():
         return pid
     code = 1
     try:
-        _run_tests(copy, tests)
+        _run_tests(copy, options)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -300,7 +300,7 @@ def _forked(copy: Path, tests: list[str]) -> int:
         os._exit(code)  # nothing of the parent's must be cleaned up here
 
 
-def _run_tests(copy: Path, tests: list[str]) -> None:
+def _run_tests(copy: Path, options: list[str]) -> None:
     printed = os.open(copy.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(printed, 1)
     os.dup2(printed, 2)
@@ -312,7 +312,7 @@ def _run_tests(copy: Path, tests: list[str]) -> None:
     os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     watch = Watch()
     already = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # Hypothesis, in the parent
-    pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", already, *tests], plugins=[watch])
+    pytest.main(["-q", "-p", "no:cacheprovider", "-W", already, "-o", "timeout=120", *options], plugins=[watch])
     _outcomes(copy).write_text(json.dumps([watch.outcomes, watch.seconds]))
 
 
@@ -328,82 +328,74 @@ def _result(copy: Path) -> Result:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def verdict(outcome: str | None) -> str | None:
-    """What is wrong with the outcome of a test under a fault; None where the fault was caught."""
-    if outcome is None:
-        return "the test did not run (a module does not import any more?)"
-    if outcome == "passed":
-        return "NOT CAUGHT: the test passes"
-    return f"the row is wrong: the test ended by {outcome}" if outcome in MISTAKES | {"skipped"} else None
+def misfit(fault: Fault) -> UnmatchedError | None:
+    """Why a row does not fit the code, or None where it fits."""
+    try:
+        changed(fault)
+        test_id(fault)
+    except UnmatchedError as error:
+        return error
+    return None
 
 
-def plant(faults: Sequence[Fault], workers: int, report: Callable[[str], None] = print) -> list[str]:
-    """Run every test without faults, then each fault with its test.
+def problem(fault: Fault, sound: Result, faulty: Result) -> str | None:
+    """Why a fault does not count as caught, or None where it was caught.
 
     Args:
-        faults: The rows to plant.
-        workers: Processes that run at a time.
-        report: Is called with a line for each fault.
-
-    Returns:
-        What went wrong, a text for each fault concerned.
-
-    Raises:
-        UnmatchedError: A row does not fit the code.
+        fault: The row.
+        sound: The result of its test without the fault.
+        faulty: The result of its test with the fault.
     """
-    tests = {fault.name: test_id(fault) for fault in faults}
-    for fault in faults:
-        changed(fault)
+    before, after = sound.outcomes.get(test_id(fault), "not run"), faulty.outcomes.get(test_id(fault), "not run")
+    if before != "passed":
+        return f"without the fault its test is not passed but: {before}\n{sound.printed[-2000:]}"
+    if after in {"passed", "skipped", "not run", *MISTAKES}:
+        return f"with the fault its test ends in: {after}\n{faulty.printed[-2000:]}"
+    return None
+
+
+def plant(faults: Sequence[Fault], workers: int) -> int:
+    """Run every test without faults, then each fault with its test; returns how many are not caught."""
     by_file: dict[str, list[str]] = {}
-    for test in dict.fromkeys(tests.values()):
+    for test in dict.fromkeys(map(test_id, faults)):
         by_file.setdefault(test.split("::")[0], []).append(test)
-    outcomes: dict[str, str] = {}
-    seconds: dict[str, float] = {}
-    printed: dict[str, str] = {}
+    sound: dict[str, Result] = {}
+    problems = 0
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Path(folder), workers)
-        for job, result in pool.run([Job(own) for own in by_file.values()]):
-            outcomes |= result.outcomes
-            seconds |= result.seconds
-            printed |= dict.fromkeys(job.tests, result.printed)
-        problems = [
-            f"{fault.name}: {tests[fault.name]} does not pass without the fault ({outcomes.get(tests[fault.name])})\n"
-            f"{printed[tests[fault.name]][-2000:]}"
-            for fault in faults
-            if outcomes.get(tests[fault.name]) not in ("passed", "skipped")
-        ]
-        for fault in faults:
-            if outcomes.get(tests[fault.name]) == "skipped":
-                report(f"skipped      {fault.name} (so is its test)")
-        sound = [fault for fault in faults if outcomes.get(tests[fault.name]) == "passed"]
-        sound.sort(key=lambda fault: -seconds[tests[fault.name]])  # the longest first keeps all workers busy to the end
-        for job, result in pool.run([Job([tests[fault.name]], fault) for fault in sound]):
+        for job, result in pool.run([Job(tests) for tests in by_file.values()]):
+            sound |= dict.fromkeys(job.tests, result)
+        jobs = [Job([test_id(fault)], fault) for fault in faults]
+        jobs.sort(
+            key=lambda job: -sound[job.tests[0]].seconds.get(job.tests[0], 0.0)
+        )  # a long one last would run alone
+        for job, result in pool.run(jobs):
             assert job.fault is not None
-            [test] = job.tests
-            wrong = verdict(result.outcomes.get(test))
-            report(
-                f"{'CAUGHT' if wrong is None else 'PROBLEM'} {sum(result.seconds.values()):6.1f} s  {job.fault.name}"
+            found = problem(job.fault, sound[job.tests[0]], result)
+            problems += found is not None
+            print(
+                f"{'caught' if found is None else 'NOT CAUGHT'}  {job.fault.name}  {found or ''}".rstrip(), flush=True
             )
-            if wrong is not None:
-                problems.append(f"{job.fault.name}: {wrong}\n{result.printed[-2000:]}")
     return problems
 
 
-def main(faults: Sequence[Fault]) -> int:
-    """The command: plant the faults that are asked for, and say how many were caught."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("-k", default="", help="only faults with this in their name, definition or test")
-    parser.add_argument("-n", type=int, default=os.cpu_count() or 1, help="processes that run at a time")
-    args = parser.parse_args()
+def main(faults: Sequence[Fault], argv: Sequence[str] | None = None) -> int:
+    """The command: 0 where every fault that was asked for is caught, 1 where one is not, 2 where a row does not fit."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Plant faults, a process for each.")
+    parser.add_argument(
+        "-k", default="", metavar="WORD", help="only faults with this in their name, definition or test"
+    )
+    parser.add_argument("-n", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at a time")
+    args = parser.parse_args(argv)
     chosen = [fault for fault in faults if any(args.k in text for text in (fault.name, fault.where, fault.test))]
-    if not chosen:
-        print(f"no fault has {args.k!r} in its name, definition or test")
-        return 1
+    misfits = [str(error) for fault in chosen if (error := misfit(fault))]
+    if misfits or not chosen:
+        print(*misfits, f"{len(misfits)} of {len(chosen)} rows do not fit the code", sep="\n")
+        return 2
     began = time.monotonic()
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     import_libraries()
-    problems = plant(chosen, args.n, lambda line: print(line, flush=True))
-    for problem in problems:
-        print(f"\n{problem}")
-    print(f"{len(chosen)} faults, {len(problems)} problems, {time.monotonic() - began:.0f} s")
-    return bool(problems)
+    print(f"libraries imported in {time.monotonic() - began:.0f} s", flush=True)
+    problems = plant(chosen, args.n)
+    print(f"{len(chosen) - problems} of {len(chosen)} faults are caught, in {time.monotonic() - began:.0f} s")
+    return int(problems > 0)
