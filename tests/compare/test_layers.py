@@ -40,10 +40,10 @@ def cfg(tiny, tmp_path_factory) -> LayersConfig:
         seeds=2,
         total_timesteps=256,
         env_kwargs=tiny | parse_settings(GAME),
-        algo_kwargs={"n_steps": 16},
+        algo_kwargs={"n_steps": 4},
         items=20,
         oracle_items=4,
-        num_envs=8,
+        num_envs=64,
         jobs=1,
         runs_dir=tmp_path_factory.mktemp("layers"),
     )

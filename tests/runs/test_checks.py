@@ -21,9 +21,9 @@ from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
 from agents.trial import part_of, try_update
 from agents.vec_env import SB3VecEnv
+from experiments.__main__ import main as steer
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate import main as evaluate
-from experiments.__main__ import main as steer
 from steer_env.envs.actions import FeatureChoice
 from steer_env.lm.loading import load_language_model
 from steer_env.lm.model import SteeredModel
