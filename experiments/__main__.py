@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any
 
 import gymnasium as gym
 
@@ -96,12 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(name: str, flags: Sequence[str]) -> int:
     """Parse ``flags`` and call the command's ``main``; a path that it returns is printed."""
-    module = importlib.import_module(f"experiments.{COMMANDS[name].module}")
+    module = load(name)
     result = module.main(parse(name, module, flags))
     if isinstance(result, Path):
         print(result)
     exit_code = getattr(module, "exit_code", None)
     return 0 if exit_code is None else int(exit_code(result))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"experiments.{COMMANDS[name].module}")
 
 
 def parse(name: str, module: ModuleType, flags: Sequence[str]) -> Any:
@@ -111,7 +116,8 @@ def parse(name: str, module: ModuleType, flags: Sequence[str]) -> Any:
     """
     import tyro
 
-    config = get_type_hints(module.main)["cfg"]
+    declared = module.main.__annotations__["cfg"]
+    config = getattr(module, declared) if isinstance(declared, str) else declared
     about = (config.__doc__ or COMMANDS[name].about).strip()
     cfg = tyro.cli(config, prog=f"steer {name}", args=flags, description=about)
     if getattr(cfg, "resume", False) and hasattr(cfg, "as_recorded"):
