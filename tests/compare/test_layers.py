@@ -20,8 +20,8 @@ from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import fixed, search_best_fixed
 from steer_env.evaluation.play import Played, play
 from steer_env.evaluation.statistics import wilson
+from steer_env.lm.sae_config import SAEConfig
 from steer_env.lm.sae_sources import open_sae
-from steer_env.lm.sae_training import SAEConfig
 
 GAME = ("opponent=random", "illegal=random_move", "limit=24")
 COEFFICIENTS = (0.5, 3.0)
