@@ -401,6 +401,7 @@ def _result(arm: Arm, compared: ComparedArm, parts: SteerBase) -> ArmResult:
     used = [played.tokens["feature"] for played in arm.played]
     levels = [final["coherence"] for played in arm.played for final in played.episodes if "coherence" in final]
     found = [beside_train(*pair) for pair in zip(arm.played, arm.on_train, strict=True)] if arm.on_train else []
+    on_train: dict[str, Any] = {name: mean([row[name] for row in found]) for name in found[0]} if found else {}
     return ArmResult(
         **vars(compared),
         coherence=float(np.mean(levels)) if levels else None,
@@ -411,5 +412,5 @@ def _result(arm: Arm, compared: ComparedArm, parts: SteerBase) -> ArmResult:
         wall_s=arm.wall_s,
         summary={name: float(np.mean([summary[name] for summary in summaries])) for name in summaries[0]},
         about=arm.about,
-        **({name: mean([row[name] for row in found]) for name in found[0]} if found else {}),
+        **on_train,
     )

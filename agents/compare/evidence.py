@@ -159,7 +159,7 @@ def draw(result: Evidence, path: Path) -> None:
     """Scores with their intervals, an arm a line; ticks are seeds."""
     rows = {name: Score(row.score, row.ci95, row.scores) for name, row in result.arms.items()}
     blue = {name for name in rows if name.startswith("trained")}
-    oracle = result.item_oracle and result.item_oracle.score
+    oracle = result.item_oracle.score if result.item_oracle else None
 
     def plot(axes: Any, theme: Any) -> None:
         intervals(axes, theme, rows, blue, oracle)
