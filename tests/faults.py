@@ -981,10 +981,10 @@ FAULTS = [
     ),
     Fault(
         "the first items stand for all",
-        "agents/runs/loading.py",
+        "steer_env/evaluation/play.py",
         "order = np.random.default_rng(seed).permutation(len(items))[:count]",
         "order = np.arange(len(items))[:count]",
-        "compare/test_evaluate.py::test_some_items_are_drawn",
+        "evaluation/test_comparison.py::test_some_items_are_drawn",
     ),
     Fault(
         "few seeds look sure",
