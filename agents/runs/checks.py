@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from agents.algos import ALGOS
 from agents.policies import policy_of
 from agents.runs.folder import RunFolder, read_json
-from agents.runs.loading import fresh_agent, load_trained, make_envs, make_run_mask, model_sha256, trained_mask
+from agents.runs.loading import Run, fresh_agent, load_trained, make_envs, make_run_mask, model_sha256
 from agents.runs.replay import APPLIED, SAID, EvaluationLog, differences, logged_actions, logged_episodes, replay_policy
 from agents.runs.residual_probe import measure_pushes
 from agents.runs.steering import require_same_actions
@@ -86,7 +86,7 @@ class Subject:
     @cached_property
     def trial(self) -> Trial:
         """A roll-out and an update of a copy of the trained agent."""
-        policy, mask = self.policy, trained_mask(self.run, self.envs)
+        policy, mask = self.policy, Run(self.run).mask
         if mask is not None:
             mask.frozen = True
         steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
@@ -176,7 +176,7 @@ def _learned(model: BaseAlgorithm, subject: Subject) -> dict[str, list[bool]]:
     """For each part of the agent, which of its tensors are others than the training began with."""
     # As many lanes as in training, on which some defaults depend.
     envs = make_envs(subject.config, "train", subject.config["num_envs"])
-    began = fresh_agent(subject.config, envs, SB3VecEnv(envs, make_run_mask(subject.config, envs)))
+    began = fresh_agent(subject.config, envs, SB3VecEnv(envs, make_run_mask(subject.config, envs.single_action_space)))
     start = began.policy.state_dict()
     learned: dict[str, list[bool]] = {}
     for name, value in model.policy.named_parameters():

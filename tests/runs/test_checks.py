@@ -15,7 +15,7 @@ from agents.algos import ALGOS, make_algo
 from agents.masked_policy import MaskedCategorical, MaskedPolicy
 from agents.runs.checks import CHECKS, check_run
 from agents.runs.folder import RunFolder, write_json
-from agents.runs.loading import fresh_agent, make_envs, trained_mask
+from agents.runs.loading import fresh_agent, load_run, make_envs
 from agents.runs.residual_probe import measure_pushes
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
@@ -283,7 +283,7 @@ def test_a_policy_that_training_did_not_change_is_caught(part, run):
     folder = RunFolder.open(run)
     envs = make_envs(folder.config, "train", 4)
     saved = PPO.load(run / "policy.zip")
-    fresh = fresh_agent(folder.config, envs, SB3VecEnv(envs, trained_mask(folder, envs)))
+    fresh = fresh_agent(folder.config, envs, SB3VecEnv(envs, load_run(run).mask))
     values = dict(fresh.policy.named_parameters())
     with torch.no_grad():
         for name, parameter in saved.policy.named_parameters():
