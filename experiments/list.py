@@ -34,7 +34,8 @@ def presets() -> Rows:
 
 def algorithms() -> Rows:
     """Every algorithm of Stable-Baselines3 and its contrib that is offered."""
-    return [tuple(row.values()) for row in table()]
+    for row in table():
+        yield tuple(row.values())
 
 
 def masks() -> Rows:
@@ -103,9 +104,9 @@ def as_table(name: str) -> Any:
     from rich.table import Table
 
     columns, rows = TABLES[name]
-    shown = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold")
     for row in rows():
-        shown.add_row(*row)
-    return shown
+        table.add_row(*row)
+    return table

@@ -3,8 +3,8 @@
 From an evaluation's token log, and from counterfactual replays of its episodes, :func:`analyze` writes
 ``branch_points.json`` (:mod:`agents.analysis.branch_points`), ``critic.json`` (:mod:`agents.analysis.critic`) and
 ``features.json`` (:mod:`agents.analysis.feature_table`). All three begin with ``run``, ``evaluation``, ``env``,
-``algo``, ``split``, ``seed`` and ``temperature`` of the evaluation, the number of ``episodes_analysed`` and whether they
-are of a ``benchmark``.
+``algo``, ``split``, ``seed`` and ``temperature`` of the evaluation, the number of ``episodes_analysed`` and whether
+they are of a ``benchmark``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""A run read from its folder, and what stands between its settings and its environments, agent and mask."""
+"""From a run's settings to its environments, agent and record of origin: what train and evaluate share."""
 
 import importlib.metadata
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,101 +16,14 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo
-from agents.policies import AgentPolicy, policy_of
-from agents.runs.folder import RunFolder, read_json
-from agents.runs.steering import require_same_steering
+from agents.runs.folder import RunFolder
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import MASKS, ActionMask, make_mask
-from steer_env.evaluation.play import Played, play
+from steer_env.evaluation.play import drawn_items as drawn_items
 from steer_env.lm.loading import weights_sha256
 
 PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
-
-
-class Run:
-    """A training run: its settings, its agent and what it was trained in. :func:`load_run` makes it.
-
-    Args:
-        folder: The run's folder.
-
-    Attributes:
-        path: Where the folder is.
-        config: What ``config.json`` holds.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder, self.path, self.config = folder, folder.path, folder.config
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
-
-    def envs(self, split: str = "test", num_envs: int = 64, **overrides: Any) -> VectorEnv[Any, Any, Any]:
-        """The environments of the training on another split.
-
-        Args:
-            split: Split of the items: ``"train"``, ``"validation"`` or ``"test"``.
-            num_envs: Lanes in one forward pass.
-            overrides: Settings of ``gym.make_vec`` in place of the training's.
-        """
-        return make_envs(self.config, split, num_envs, **overrides)
-
-    @cached_property
-    def model(self) -> BaseAlgorithm:
-        """The trained agent, of Stable-Baselines3.
-
-        Raises:
-            FileNotFoundError: Training has not finished.
-        """
-        return load_agent(self.folder)
-
-    @cached_property
-    def mask(self) -> ActionMask | None:
-        """The mask as training left it, or None."""
-        return _loaded(_mask_of(self.config, self.model.action_space), self.path)
-
-    @cached_property
-    def policy(self) -> AgentPolicy:
-        """The trained agent as a policy that :func:`steer_env.evaluation.play.play` takes."""
-        return policy_of(self.model, self.mask)
-
-    def play(self, items: Sequence[int] | None = None, split: str = "test", seed: int = 0) -> Played:
-        """Play items once with the trained agent.
-
-        Args:
-            items: Items of the split; None plays all of them.
-            split: Split of the items.
-            seed: Seed of sampled decoding.
-
-        Raises:
-            RuntimeError: The language model or what actions mean is not as in training.
-        """
-        envs = self.envs(split)
-        require_same_steering(self.config, envs, self.path)
-        return play(envs, self.policy, unwrap(envs).dealt if items is None else items, seed)
-
-    def evaluation(self) -> dict[str, Any]:
-        """What ``evaluation.json`` holds.
-
-        Raises:
-            FileNotFoundError: The run is not evaluated.
-        """
-        path = self.path / "evaluation.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: steer evaluate --run {self.path} makes it")
-        return read_json(path)
-
-
-def load_run(path: str | Path) -> Run:
-    """Read a run.
-
-    Args:
-        path: Its folder, such as ``runs/first``.
-
-    Raises:
-        FileNotFoundError: There is no run.
-    """
-    return Run(RunFolder.open(Path(path)))
 
 
 def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides: Any) -> VectorEnv[Any, Any, Any]:
@@ -138,12 +50,9 @@ def make_run_mask(config: Mapping[str, Any], envs: VectorEnv[Any, Any, Any]) -> 
     Raises:
         ValueError: Actions are strengths, which have no mask.
     """
-    return _mask_of(config, envs.single_action_space)
-
-
-def _mask_of(config: Mapping[str, Any], space: gym.Space[Any]) -> ActionMask | None:
     if config["mask"] == "off":
         return None
+    space = envs.single_action_space
     if not isinstance(space, gym.spaces.Discrete):
         raise ValueError(f"an action mask needs Discrete actions, got {space}; use --mask off")
     return make_mask(config["mask"], int(space.n), config["seed"], **config["mask_kwargs"])
@@ -167,12 +76,7 @@ def fresh_agent(config: Mapping[str, Any], envs: Any, vec_env: SB3VecEnv) -> Bas
 
 
 def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAlgorithm, ActionMask | None]:
-    """The agent of :func:`load_agent`, and its mask as training left it."""
-    return load_agent(run), trained_mask(run, envs)
-
-
-def load_agent(run: RunFolder) -> BaseAlgorithm:
-    """The agent in ``policy.zip``, of the class in ``config.json``.
+    """The agent in ``policy.zip``, of the class in ``config.json``, and its mask as training left it.
 
     Raises:
         FileNotFoundError: Training has not finished.
@@ -183,17 +87,14 @@ def load_agent(run: RunFolder) -> BaseAlgorithm:
         raise FileNotFoundError(f"{path} is missing: training has not finished (steer train --resume)")
     model = ALGOS[run.config["algo"]].cls.load(path, device="cpu")
     _require_saved_parameters(model, path)
-    return model
+    return model, trained_mask(run, envs)
 
 
 def trained_mask(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> ActionMask | None:
     """The run's mask as training left it, or None."""
-    return _loaded(make_run_mask(run.config, envs), run.path)
-
-
-def _loaded(mask: ActionMask | None, folder: Path) -> ActionMask | None:
+    mask = make_run_mask(run.config, envs)
     if mask is not None:
-        load_mask(mask, folder)
+        load_mask(mask, run.path)
     return mask
 
 
@@ -234,14 +135,3 @@ def _require_saved_parameters(model: BaseAlgorithm, path: Path) -> None:
     loaded = model.policy.state_dict()
     if set(saved) != set(loaded) or any(not torch.equal(saved[name], loaded[name]) for name in saved):
         raise RuntimeError(f"the loaded agent does not hold the parameters of {path}")
-
-
-def drawn_items(items: Sequence[int], count: int | None, seed: int) -> list[int]:
-    """At most ``count`` of ``items``, drawn; None takes all as they stand.
-
-    Data sets come in an order of their own, often by subject: the first ones are no sample.
-    """
-    if count is None:
-        return list(items)
-    order = np.random.default_rng(seed).permutation(len(items))[:count]
-    return [items[place] for place in order.tolist()]
