@@ -268,10 +268,10 @@ FAULTS = [
     ),
     Fault(
         "the evaluated policy is a fresh one",
-        "steer_env/evaluation/play.py",
-        "    inputs, _ = policy.obs_to_tensor(obs)\n",
-        "    inputs, _ = policy.obs_to_tensor(obs)\n"
-        "    policy = type(policy)(**policy._get_constructor_parameters())\n",
+        "agents/policies.py",
+        "        inputs, _ = policy.obs_to_tensor(seen)\n",
+        "        inputs, _ = policy.obs_to_tensor(seen)\n"
+        "        policy = type(policy)(**policy._get_constructor_parameters())\n",
         "runs/test_audit.py::test_autosteer_2_the_policy_that_plays_is_the_one_that_was_saved",
     ),
     Fault(
@@ -282,6 +282,13 @@ FAULTS = [
         "agents/test_masked_policy.py::test_illegal_actions_are_never_sampled",
     ),
     Fault(
+        "the gradient inside the mask has no derivative of its own",
+        "agents/masked_policy.py",
+        "torch.where(legal, exponents, 0.0).exp() * legal",
+        "torch.where(legal, exponents, 0.0).exp().mul_(legal)",
+        "agents/test_masked_policy.py::test_the_log_sum_exp_over_legal_actions_has_second_derivatives",
+    ),
+    Fault(
         "the policy gradient is zero",
         "agents/masked_policy.py",
         "return self.action_dist.restrict(self.action_net(latent), legal)",
@@ -290,16 +297,16 @@ FAULTS = [
     ),
     Fault(
         "evaluation teaches the adaptive mask",
-        "steer_env/evaluation/play.py",
+        "agents/policies.py",
         "        mask.frozen = True\n",
         "        mask.frozen = False\n",
         "runs/test_audit.py::test_evaluation_teaches_the_adaptive_mask_nothing",
     ),
     Fault(
         "the self-check takes the entropy bonus for a policy gradient",
-        "agents/trial.py",
-        '"ent_coef": 0.0, ',
-        "",
+        "agents/algos.py",
+        '{"ent_coef": 0.0, "target_kl": None',
+        '{"target_kl": None',
         "runs/test_checks.py::test_a_policy_without_gradient_is_caught",
     ),
     Fault(
@@ -416,9 +423,9 @@ FAULTS = [
     ),
     Fault(
         "a recurrent policy remembers the episode before",
-        "steer_env/evaluation/play.py",
-        "begins = envs.unwrapped.episode.steps() == 0",
-        "begins = envs.unwrapped.episode.steps() < 0",
+        "agents/policies.py",
+        "Context(legal, lanes.begins, ",
+        "Context(legal, lanes.step < 0, ",
         "agents/test_recurrent.py::test_an_episode_does_not_depend_on_the_lane_or_on_what_was_played_before",
     ),
     Fault(
