@@ -123,7 +123,12 @@ def test_a_small_roll_out_is_one_minibatch() -> None:
     ("name", "make", "kwargs", "message"),
     [
         ("alphago", masked_env, {}, f"'alphago'; known algorithms: {', '.join(ALGOS)}"),
-        ("sac", masked_env, {}, r"'sac' is not for discrete actions \(Discrete\(13\)\); use ppo, a2c, trpo, recurrent_"),
+        (
+            "sac",
+            masked_env,
+            {},
+            r"'sac' is not for discrete actions \(Discrete\(13\)\); use ppo, a2c, trpo, recurrent_",
+        ),
         ("dqn", lambda: env_of("box"), {}, "'dqn' is not for box actions .*; use ppo, trpo, sac, td3, ddpg, tqc or"),
         ("dqn", masked_env, {}, "'dqn' cannot take an action mask; use ppo, a2c, trpo or maskable_ppo, or mask 'off'"),
         ("dqn", lambda: env_of("discrete"), {"head": "tied"}, "head 'tied' needs ppo, a2c or trpo with discrete"),

@@ -20,7 +20,7 @@ from agents.algos import ALGOS, make_algo, table
 from agents.analysis.analyze import analyze
 from agents.analysis.causal import Effort
 from agents.policies import policy_of
-from agents.reading import UNKNOWN, family_of
+from agents.reading import UNKNOWN, Context, family_of
 from agents.report.markdown import markdown_table
 from agents.runs.checks import check_run
 from agents.runs.config import TrainConfig
@@ -35,6 +35,7 @@ from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes, play
 from tests.toys import AimVectorEnv
 
+HYPER = {"n_steps": 8, "batch_size": 16, "device": "cpu"}
 GAME = {"opponent": "random", "illegal": "random_move", "coefficient": 2.0}
 KINDS = [(name, kind) for name, row in ALGOS.items() for kind in sorted(row.actions)]
 MASKED = [name for name, row in ALGOS.items() if row.no_mask is None]
@@ -45,8 +46,10 @@ def small(name: str) -> dict[str, Any]:
     """Settings of a short training: a few updates of a small network."""
     wanted = {"learning_starts": 64, "buffer_size": 512, "batch_size": 32, "gradient_steps": 1}
     if "buffer_size" not in ALGOS[name].known_settings:
-        wanted = {"n_steps": 8, "batch_size": 32}
+        wanted = {"n_steps": 8, "batch_size": 16}
     known = {key: value for key, value in wanted.items() if key in ALGOS[name].known_settings}
+    if ALGOS[name].family.memory:
+        known["policy_kwargs"] = {"lstm_hidden_size": 16}
     return known | {"net_arch": [16]}
 
 
@@ -104,7 +107,11 @@ def test_the_table_says_what_an_agent_tells(algo, kind, tiny) -> None:
     said = next(line for line in table() if line["algorithm"] == algo)
     box = kind == "box"
     envs = gym.make_vec(
-        "AutoSteer-TicTacToe-v0" if box else "Steer-TicTacToe-v0", num_envs=6, **tiny, **GAME, **({"k": 3} if box else {})
+        "AutoSteer-TicTacToe-v0" if box else "Steer-TicTacToe-v0",
+        num_envs=6,
+        **tiny,
+        **GAME,
+        **({"k": 3} if box else {}),
     )
     model = make_algo(algo, SB3VecEnv(envs), seed=0, device="cpu", **small(algo))
     assert family_of(model.policy) is row.family
@@ -137,7 +144,7 @@ def test_values_of_strengths_are_the_critics_of_the_scaled_action(algo) -> None:
     model.policy.set_training_mode(False)
     inputs = torch.as_tensor(np.array(obs))
     with torch.no_grad():
-        value = family_of(model.policy).read(model.policy, inputs, None).value
+        value = family_of(model.policy).read(model.policy, inputs, Context()).value
         scaled = torch.as_tensor(model.policy.scale_action(model.predict(np.array(obs), deterministic=True)[0]))
         estimates = model.policy.critic(inputs, scaled)
     several = torch.stack([net.reshape(6, -1) for net in estimates]) if isinstance(estimates, tuple) else None
@@ -147,7 +154,7 @@ def test_values_of_strengths_are_the_critics_of_the_scaled_action(algo) -> None:
 
 def test_sb3_contribs_maskable_ppo_brought_by_a_user_obeys_the_environments_mask(tiny) -> None:
     envs = gym.make_vec("Steer-TicTacToe-v0", num_envs=6, mask="generation", **tiny, **GAME)
-    model = MaskablePPO("MlpPolicy", SB3VecEnv(envs), n_steps=8, batch_size=16, device="cpu").learn(48)
+    model = MaskablePPO("MlpPolicy", SB3VecEnv(envs), **HYPER).learn(48)
     obs, _ = envs.reset(seed=0)
     lanes = Lanes.at_reset(envs, 6)
     actions, preferences = policy_of(model).rank(obs, lanes)
@@ -171,7 +178,7 @@ class OwnPPO(PPO):
 
 def test_an_algorithm_in_no_table_is_read_by_what_it_has(tiny) -> None:
     envs = gym.make_vec("Steer-TicTacToe-v0", num_envs=6, **tiny, **GAME)
-    details, (_, preferences) = reading(OwnPPO("MlpPolicy", SB3VecEnv(envs), n_steps=8, device="cpu"), envs)
+    details, (_, preferences) = reading(OwnPPO("MlpPolicy", SB3VecEnv(envs), **HYPER), envs)
     assert set(details) == {"log_prob", "value", "entropy"}
     assert preferences.shape == (6, 25)
     assert family_of(object()) is UNKNOWN

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3 import PPO
 
 import steer_env  # noqa: F401
-from agents.algos import ALGOS, make_algo
+from agents.algos import ALGOS
 from agents.masked_policy import MaskedCategorical, MaskedPolicy
 from agents.runs.checks import CHECKS, check_run
 from agents.runs.folder import RunFolder, write_json
@@ -19,6 +19,7 @@ from agents.runs.loading import fresh_agent, make_envs, trained_mask
 from agents.runs.residual_probe import measure_pushes
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
+from agents.trial import part_of
 from agents.vec_env import SB3VecEnv
 from experiments.__main__ import main as steer
 from experiments.evaluate import EvaluateConfig
@@ -26,7 +27,6 @@ from experiments.evaluate import main as evaluate
 from steer_env.envs.actions import FeatureChoice
 from steer_env.lm.loading import load_language_model
 from steer_env.lm.model import SteeredModel
-from tests.toys import AimVectorEnv, CueVectorEnv
 
 STEERING, SAME, LOG, GRADIENT, POLICY, REWARDS, WEIGHTS = CHECKS
 
