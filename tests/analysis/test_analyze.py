@@ -14,14 +14,14 @@ from agents.analysis.evaluated_run import EvaluatedRun
 from agents.analysis.feature_meanings import Meanings, examples, logged_meanings
 from agents.analysis.feature_table import Effects, diversity, feature_record
 from agents.analysis.planted import planted_conditions, planted_record
-from agents.compare.evaluate import EvaluateConfig
-from agents.compare.evaluate import main as evaluate
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import load_trained, make_envs
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
 from experiments.analyze import AnalyzeConfig, main
+from experiments.evaluate import EvaluateConfig
+from experiments.evaluate import main as evaluate
 
 GAME = ("opponent=random", "illegal=random_move", "coefficient=2")
 EPISODES = 40
@@ -42,7 +42,7 @@ def make_run(tiny, folder, algo="ppo", env="Steer-TicTacToe-v0", mask="off", ext
             runs_dir=folder,
         )
     )
-    evaluate(EvaluateConfig(run=run, episodes=EPISODES, num_envs=8, search_games=(2, 4)))
+    evaluate(EvaluateConfig(run=run, items=EPISODES, num_envs=8, search_games=(2, 4)))
     return run
 
 

@@ -12,8 +12,6 @@ from stable_baselines3 import PPO
 
 import steer_env  # noqa: F401
 from agents.algos import ALGOS, make_algo
-from agents.compare.evaluate import EvaluateConfig
-from agents.compare.evaluate import main as evaluate
 from agents.masked_policy import MaskedCategorical, MaskedPolicy
 from agents.runs.checks import CHECKS, CheckConfig, main
 from agents.runs.folder import RunFolder, write_json
@@ -23,6 +21,8 @@ from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
 from agents.trial import part_of, try_update
 from agents.vec_env import SB3VecEnv
+from experiments.evaluate import EvaluateConfig
+from experiments.evaluate import main as evaluate
 from experiments.__main__ import main as steer
 from steer_env.envs.actions import FeatureChoice
 from steer_env.lm.loading import load_language_model
@@ -62,7 +62,7 @@ def trained(tiny, tmp_path_factory):
 def evaluated(trained, tmp_path_factory):
     run = tmp_path_factory.mktemp("evaluated") / "ppo"
     shutil.copytree(trained, run)
-    evaluate(EvaluateConfig(run=run, episodes=20, num_envs=8, search_games=(2, 4), compare=False))
+    evaluate(EvaluateConfig(run=run, items=20, num_envs=8, search_games=(2, 4), compare=False))
     return run
 
 
@@ -124,13 +124,13 @@ def test_a_sound_run_of_any_algorithm_passes(algo, tiny, tmp_path):
 
 def test_a_run_in_16_bits_passes(tiny, tmp_path):
     run = make_run(tiny, tmp_path, dtype="bfloat16")
-    evaluate(EvaluateConfig(run=run, episodes=20, num_envs=4, search_games=(1, 2), compare=False))
+    evaluate(EvaluateConfig(run=run, items=20, num_envs=4, search_games=(1, 2), compare=False))
     assert set(verdicts(run).values()) == {"passed"}
 
 
 def test_strengths_are_played_again(tiny, tmp_path):
     run = make_run(tiny, tmp_path, "td3", k=3)
-    evaluate(EvaluateConfig(run=run, episodes=8, num_envs=4, search_games=(1, 2), compare=False, temperature=1.0))
+    evaluate(EvaluateConfig(run=run, items=8, num_envs=4, search_games=(1, 2), compare=False, temperature=1.0))
     assert set(verdicts(run).values()) == {"passed"}
     tokens = pd.read_parquet(run / "interventions-1-test.parquet")
     tokens["strengths"] = [row[::-1] for row in tokens["strengths"]]
