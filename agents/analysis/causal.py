@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from agents.analysis.branch_points import Counterfactual, judged
 from agents.analysis.critic import Search
 from agents.analysis.evaluated_run import RIGHT, EvaluatedRun
-from agents.policies import ranked_policy
+from agents.policies import policy_of
 from agents.runs.loading import load_trained, make_envs
 from agents.runs.replay import differences
 from agents.runs.steering import require_same_steering
@@ -91,7 +91,7 @@ def play_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> Causal:
     )
     require_same_steering(evaluated.run.config, envs, evaluated.run.path)
     model, mask = load_trained(evaluated.run, envs)
-    ranked = ranked_policy(model, mask)
+    ranked = policy_of(model, mask).rank
     cost: dict[str, dict[str, float]] = {}
     items = evaluated.episodes["item"].tolist()
     with _counted(envs, cost, "factual", len(items)):
@@ -118,7 +118,7 @@ def _not_reproduced(evaluated: EvaluatedRun, courses: Courses, envs: Envs) -> li
     if len(found) > tolerated:
         raise RuntimeError(
             f"{len(found)} of {len(logged)} episodes of {evaluated.path} come out otherwise when played again, first "
-            f"{found[0]}: the run or the log has changed since (python -m experiments.check --run {evaluated.run.path})"
+            f"{found[0]}: the run or the log has changed since (steer check --run {evaluated.run.path})"
         )
     return found
 

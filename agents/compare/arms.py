@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from agents.compare.results import ArmResult, ItemOracle, Test
 from agents.finetune import LoRA, finetune
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder
 from agents.runs.loading import load_trained, make_envs, trained_mask
 from steer_env.envs.base import SteerBase, unwrap
@@ -144,9 +144,7 @@ class Bench:
             FileNotFoundError: A training has not finished.
         """
         envs = [self.envs(seed=seed, compare=self.compare) for seed in range(len(self.runs))]
-        return [
-            trained_policy(*load_trained(RunFolder.open(run), own)) for run, own in zip(self.runs, envs, strict=True)
-        ]
+        return [policy_of(*load_trained(RunFolder.open(run), own)) for run, own in zip(self.runs, envs, strict=True)]
 
     def dealt_in_train(self, seed: int) -> list[int]:
         """Items of train that anything may learn from with a training seed."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from agents.compare.arms import Bench
 from agents.compare.results import ArmResult, Evidence, TuningPoint
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.report.markdown import markdown_table
 from agents.report.plots import Score, intervals, save_png
 from agents.runs.config import Trainings
@@ -86,7 +86,7 @@ def bench_of(cfg: Trainings, runs: Sequence[Path], **more: Any) -> Bench:
 def _validation_score(path: Path, cfg: Trainings) -> float:
     run = RunFolder.open(path)
     envs = make_envs(run.config, "validation", cfg.num_envs)
-    return evaluate(envs, trained_policy(*load_trained(run, envs)), seed=cfg.seed).score
+    return evaluate(envs, policy_of(*load_trained(run, envs)), seed=cfg.seed).score
 
 
 def markdown(result: Evidence) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
+
+from agents.reading import Context, family_of
 
 Array = npt.NDArray[Any]
 _BATCH = 4096
@@ -21,7 +22,7 @@ class Activations:
     """Named modules of a policy, watched while its networks read observations.
 
     Args:
-        policy: of DQN, or with an actor and a critic.
+        policy: with Q values, or with an actor and a critic; without a memory.
         modules: dotted names inside it.
 
     Raises:
@@ -30,7 +31,7 @@ class Activations:
     """
 
     def __init__(self, policy: BasePolicy, modules: Sequence[str]) -> None:
-        if not isinstance(policy, (DQNPolicy, ActorCriticPolicy)):
+        if not family_of(policy).networks:
             raise TypeError(f"recording needs a DQN or an actor-critic policy, got {type(policy).__name__}")
         known = dict(policy.named_modules())
         for name in modules:
@@ -66,13 +67,15 @@ class Activations:
         handles = [module.register_forward_hook(_keep(seen, name)) for name, module in self.modules.items()]
         try:
             self.policy.set_training_mode(False)
-            value = _value(self.policy, obs)
+            # Every network that plays runs on the way to the value.
+            value = family_of(self.policy).read(self.policy, obs, Context()).value
         finally:
             for handle in handles:
                 handle.remove()
         silent = [name for name in self.modules if name not in seen]
         if silent:
             raise ValueError(f"module {silent[0]!r} takes no part in playing")
+        assert value is not None
         return seen, value.cpu().numpy()
 
 
@@ -83,13 +86,3 @@ def _keep(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
         seen[name] = output.detach().float().cpu().clone()
 
     return hook
-
-
-def _value(policy: BasePolicy, obs: Any) -> Tensor:
-    """``[n]``; every network that plays runs on the way."""
-    if isinstance(policy, DQNPolicy):
-        best: Tensor = policy.q_net(obs).max(dim=1).values
-        return best
-    assert isinstance(policy, ActorCriticPolicy)
-    policy.get_distribution(obs)
-    return policy.predict_values(obs).squeeze(1)

@@ -81,11 +81,11 @@ class RunFiles:
 
     def _maker(self, kind: str) -> str:
         if kind == "metrics":
-            return f"python -m experiments.train --name {self.run.path.name} --resume"
+            return f"steer train --name {self.run.path.name} --resume"
         if kind not in ANALYSES:
-            return f"python -m experiments.evaluate --run {self.run.path}"
+            return f"steer evaluate --run {self.run.path}"
         which = "" if self.path.name == "evaluation.json" else f" --evaluation {self.path.name}"
-        return f"python -m experiments.analyze --run {self.run.path}{which}"
+        return f"steer analyze --run {self.run.path}{which}"
 
     def beside(self, name: str, suffix: str = ".json") -> Path:
         """Where a file about this evaluation belongs: for ``evaluation-1.json`` and ``"report"`` it is ``report-1``."""

@@ -84,7 +84,7 @@ def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAl
     """
     path = run.path / "policy.zip"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: training has not finished (python -m experiments.train --resume)")
+        raise FileNotFoundError(f"{path} is missing: training has not finished (steer train --resume)")
     model = ALGOS[run.config["algo"]].cls.load(path, device="cpu")
     _require_saved_parameters(model, path)
     return model, trained_mask(run, envs)

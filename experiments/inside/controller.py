@@ -1,4 +1,4 @@
-"""What does a steering policy itself represent? ``python -m experiments.controller --run runs/first`` (tic-tac-toe).
+"""What does a steering policy itself represent? ``steer controller --run runs/first`` (tic-tac-toe).
 
 The policy only reads the language model's residual, so the bar for each of its layers is what can be read off that
 residual by the same linear probe, and off an untrained policy. No probe has seen the positions it is tested on; the

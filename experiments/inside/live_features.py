@@ -1,4 +1,4 @@
-"""Have better agents more live features? ``python -m experiments.live_features --agents runs/agents --out runs/live``.
+"""Have better agents more live features? ``steer live-features --agents runs/agents --out runs/live``.
 
 The same SAE (width, K, samples, seed) on every agent; features that fire on as many held-out states of each; the
 agent's score against their number, with training length, the obvious common cause, held fixed. JSON, Markdown, PNG.

@@ -1,4 +1,4 @@
-"""SAEs on an RL agent, with controls: ``python -m experiments.rl_sae --agent runs/agents/krk/seed-0 --out runs/sae``.
+"""SAEs on an RL agent, with controls: ``steer rl-sae --agent runs/agents/krk/seed-0 --out runs/sae``.
 
 Record the agent, train SAEs on one module, let the network play through each of them, and score their features against
 predicates of the state beside raw neurons, principal components and an untrained network. JSON, Markdown and cards of

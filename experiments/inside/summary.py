@@ -1,4 +1,4 @@
-"""One table over agents that were looked into: ``python -m experiments.inside_summary --saes runs/sae-krk-*``.
+"""One table over agents that were looked into: ``steer inside-summary --saes runs/sae-krk-*``.
 
 Or ``--controllers runs/evidence-TicTacToe/seed-*``, tic-tac-toe runs that ``experiments.inside.controller`` has looked
 into.

@@ -1,4 +1,4 @@
-"""Probes for the value of a state: ``python -m experiments.value_probe --env FrozenLake-v1 --out runs/lake``.
+"""Probes for the value of a state: ``steer value-probe --env FrozenLake-v1 --out runs/lake``.
 
 Record agents and noisier versions of them, fit linear probes by every loss to every layer of actor and critic, and
 judge them on held-out trajectories beside controls. One JSON, one Markdown, one picture.

@@ -1,4 +1,4 @@
-"""Trains agents to be looked into: ``python -m experiments.make_agents --env KingRookKing-v0 --out runs/agents/krk``.
+"""Trains agents to be looked into: ``steer make-agents --env KingRookKing-v0 --out runs/agents/krk``.
 
 One folder a seed: ``agent.zip`` and ``agent.json``, what it does and what it took. With ``--saves`` also the agent as
 it was on the way, in folders below.

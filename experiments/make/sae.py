@@ -1,6 +1,6 @@
 """Makes an SAE for any causal LM: text -> residuals -> SAELens's trainer -> a folder that ``sae=`` accepts.
 
-``python -m experiments.make_sae --model PATH --layer L --text FILE --d-sae F --k K`` writes weights, config and a
+``steer make-sae --model PATH --layer L --text FILE --d-sae F --k K`` writes weights, config and a
 card with what the SAE keeps of the model on held-out documents.
 """
 
@@ -236,7 +236,7 @@ def _card_text(card: dict[str, Any]) -> str:
 | with zeros in its place | {m["loss_zeroed"]:.4f} |
 | loss recovered | {m["recovered"]:.1%} |
 
-Made by `python -m experiments.make_sae`; settings, versions and hashes are in `card.json`.
+Made by `steer make-sae`; settings, versions and hashes are in `card.json`.
 """
 
 

@@ -236,7 +236,7 @@ def test_a_log_from_before_rewards_is_held_against_scores(copy, config):
 
 
 def test_only_the_first_episodes(copy, config, records):
-    found = main(replace(config, run=copy, episodes=7))
+    found = main(replace(config, run=copy, items=7))
     assert found["features"]["episodes_analysed"] == len(found["branch_points"]["episodes"]) == 7
     first = [point for point in records["branch_points"]["branch_points"] if point["episode"] < 7]
     assert found["branch_points"]["branch_points"] == first
@@ -246,7 +246,7 @@ def test_only_the_first_episodes(copy, config, records):
 def test_strengths_and_policies_without_logged_values(tiny, tmp_path, algo, env):
     box = env.startswith("Auto")
     run = make_run(tiny, tmp_path, algo, env, extra=("k=3",) if box else ())
-    found = main(AnalyzeConfig(run=run, episodes=10, num_envs=16, search_plays=600))
+    found = main(AnalyzeConfig(run=run, items=10, num_envs=16, search_plays=600))
     if box:
         assert set(found["branch_points"]["arms"]) == {"no_op", "without_strongest", "random_strengths"}
         points = found["branch_points"]["branch_points"]

@@ -17,7 +17,7 @@ from agents.compare import arms as arms_module
 from agents.compare.arms import beside_train
 from agents.compare.results import Evaluation
 from agents.compare.summary import over_seeds
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import load_trained, make_envs
@@ -90,7 +90,7 @@ def test_train_and_test_stand_side_by_side(evaluated):
         courses.add(infos["final_info"]["moves"][0])
     assert (arm["train_score"], arm["train_n"]) == (pytest.approx(np.mean(scores)), 60)
     tokens = pd.read_parquet(evaluated / "interventions.parquet", filters=[("arm", "==", "trained")])
-    played = play(make_envs(run.config, "test", 1), trained_policy(model, mask), tokens["item"].unique().tolist(), 0)
+    played = play(make_envs(run.config, "test", 1), policy_of(model, mask), tokens["item"].unique().tolist(), 0)
     assert arm["seen_in_train"] == pytest.approx(np.mean([each["moves"] in courses for each in played.episodes]))
     said = Evaluation.read(evaluated / "evaluation.json").train_and_test()
     assert f"{arm['train_score']:.3f} on 60 items of train, {arm['score']:.3f} on 60 of test" in said

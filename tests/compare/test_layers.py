@@ -9,7 +9,7 @@ import pytest
 from agents.compare.arms import Arm
 from agents.compare.layers import ALL_KINDS, best_strength, envs_of, gain, kind_shares, mean_bits
 from agents.compare.results import Layers, Strength
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder
 from agents.runs.loading import drawn_items, load_trained, make_envs
@@ -116,7 +116,7 @@ def test_the_scores_are_those_of_the_trained_agents(cfg, result):
             run = run_of(cfg, row.layer, seed)
             envs = make_envs(run.config, "test", 4)
             items = drawn_items(range(len(unwrap(envs).task)), 20, cfg.seed)
-            played = play(envs, trained_policy(*load_trained(run, envs)), items, seed=0)
+            played = play(envs, policy_of(*load_trained(run, envs)), items, seed=0)
             assert played.scores.mean() == pytest.approx(row.arms["trained"].scores[seed])
             assert row.gain.by_seed[seed] == pytest.approx(played.scores.mean() - min(alone))
             for feature in played.tokens["feature"][played.tokens["feature"] >= 0]:

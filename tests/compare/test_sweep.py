@@ -9,7 +9,7 @@ import pytest
 
 from agents.compare.results import Sweep
 from agents.compare.sweep import read_variants, trainings_of
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder
 from agents.runs.loading import drawn_items, load_trained, make_envs
 from experiments.sweep import SweepConfig, main
@@ -71,7 +71,7 @@ def test_the_scores_are_those_of_the_trained_agents(cfg, result, split, key):
         run = run_of(cfg, "louder", seed)
         envs = make_envs(run.config, split, 4)
         items = drawn_items(envs.unwrapped.episode.order.items.tolist(), 20, seed=0)
-        played = play(envs, trained_policy(*load_trained(run, envs)), items, seed=0)
+        played = play(envs, policy_of(*load_trained(run, envs)), items, seed=0)
         scores.append(float(played.scores.mean()))
     assert np.mean(getattr(result.variants["louder"], key)) == pytest.approx(np.mean(scores))
 

@@ -1,6 +1,6 @@
 """Makes the embedded locked model: a made-up world as text -> language model -> SAEs -> measured card.
 
-``python -m experiments.make_locked`` writes weights (safetensors), tokenizer, SAEs and card within an hour on two
+``steer make-locked`` writes weights (safetensors), tokenizer, SAEs and card within an hour on two
 cores; the same seed gives the same files on the same versions and thread count.
 """
 

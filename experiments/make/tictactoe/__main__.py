@@ -1,6 +1,6 @@
 """Makes the embedded tic-tac-toe model: games as text -> language model -> SAE -> measured card.
 
-``python -m experiments.make_tictactoe`` writes weights (safetensors), tokenizer, SAE and card, in
+``steer make-tictactoe`` writes weights (safetensors), tokenizer, SAE and card, in
 minutes on two cores; the same seed gives the same files on the same versions and thread count.
 """
 
@@ -200,7 +200,7 @@ Measured as O against the optimal teacher, {c["episodes"]:,} validation games (2
 * **Readable:** a probe on the residual names an optimal move in {read["linear"]:.1%} (linear) and
   {read["mlp"]:.1%} (MLP) of held-out positions.
 
-Made by `python -m experiments.make_tictactoe`; settings, versions and hashes are in `card.json`.
+Made by `steer make-tictactoe`; settings, versions and hashes are in `card.json`.
 """
 
 
