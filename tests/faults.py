@@ -166,7 +166,7 @@ FAULTS = [
     ),
     Fault(
         "the first of several letters is the answer",
-        "steer_env/tasks/chosen.py",
+        "steer_env/tasks/multiple_choice.py",
         "return places.pop() if len(places) == 1 else None",
         "return _index(letters[0])",
         "tasks/test_multiple_choice.py::test_what_a_free_answer_means",

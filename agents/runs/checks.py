@@ -4,7 +4,7 @@ Each check looks for a fault that published systems had and nobody saw: steering
 gradient or never loaded, rewards lost on their way, logs of something else than was done.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,14 +25,9 @@ from agents.trial import Trial, part_of, try_update
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.token_log import interventions_of
-from steer_env.tasks.tictactoe.task import REWARD
 
 LEAST_GRADIENT = 1e-8
 LEAST_TRIAL_STEPS = 32
-# The return of an episode of the log, for tasks whose reward is not their score.
-RETURNS: dict[str, Callable[[Mapping[str, Any], Any], float]] = {
-    "tictactoe": lambda row, task: REWARD[row["outcome"]] + task.shaping * row["optimal_moves"],
-}
 
 
 @dataclass(frozen=True)
@@ -196,8 +191,7 @@ def rewards_arrive(subject: Subject) -> str:
     rows, task = list(subject.run.rows("episodes")), unwrap(subject.envs).task
     if not rows:
         raise NoEvidenceError("no episode has ended")
-    pay = RETURNS.get(task.name, lambda row, task: row["score"])
-    wrong = [row for row in rows if not np.isclose(row["return"], pay(row, task), atol=1e-6)]
+    wrong = [row for row in rows if not np.isclose(row["return"], task.pay(row), atol=1e-6)]
     _require(not wrong, f"{len(wrong)} of {len(rows)} logged returns are not what {task.name} pays")
     different = len({row["return"] for row in rows})
     _require(different > 1, f"all {len(rows)} episodes of the training returned {rows[0]['return']}")
