@@ -15,7 +15,7 @@ from agents.algos import ALGOS
 from agents.masked_policy import MaskedCategorical, MaskedPolicy
 from agents.runs.checks import CHECKS, check_run
 from agents.runs.folder import RunFolder, write_json
-from agents.runs.loading import fresh_agent, make_envs, trained_mask
+from agents.runs.loading import fresh_agent, load_run, make_envs
 from agents.runs.residual_probe import measure_pushes
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
@@ -27,6 +27,7 @@ from experiments.evaluate import main as evaluate
 from steer_env.envs.actions import FeatureChoice
 from steer_env.lm.loading import load_language_model
 from steer_env.lm.model import SteeredModel
+from steer_env.tasks.gsm8k import GSM8K
 
 STEERING, SAME, LOG, GRADIENT, POLICY, REWARDS, WEIGHTS = CHECKS
 
@@ -274,7 +275,7 @@ def test_a_policy_that_training_did_not_change_is_caught(part, run):
     folder = RunFolder.open(run)
     envs = make_envs(folder.config, "train", 4)
     saved = PPO.load(run / "policy.zip")
-    fresh = fresh_agent(folder.config, envs, SB3VecEnv(envs, trained_mask(folder, envs)))
+    fresh = fresh_agent(folder.config, envs, SB3VecEnv(envs, load_run(run).mask))
     values = dict(fresh.policy.named_parameters())
     with torch.no_grad():
         for name, parameter in saved.policy.named_parameters():
@@ -305,6 +306,27 @@ def test_a_reward_that_does_not_reach_the_agent_is_caught(run, monkeypatch):
 def test_returns_that_are_not_the_tasks_are_caught(run):
     rewrite(run, lambda row: {**row, "return": 0.0 if row["episode"] == 7 else row["return"]})
     assert failure(run, REWARDS).startswith("1 of ")
+
+
+def test_the_task_says_what_an_episode_is_paid(tiny, tmp_path):
+    """GSM8K can pay the steps of a wrong answer: the check computes that again from the logged replies."""
+    kwargs = {**tiny, "reward": "steps", "max_new_tokens": 4, "coefficient_unit": "residual", "coefficient": 1.0}
+    config = {"total_timesteps": 64, "num_envs": 8, "mask": "off", "wandb": "disabled", "runs_dir": tmp_path}
+    short = {"n_steps": 8, "policy_kwargs": {}}
+    run = train(
+        TrainConfig(name="steps", env="Steer-GSM8K-v0", algo="ppo", env_kwargs=kwargs, algo_kwargs=short, **config)
+    )
+    task = GSM8K(reward="steps")
+
+    def half_right(row):
+        steps, _, _ = task.reference(row["item"]).partition("####")
+        changed = {"completion": f"{steps}#### 123456", "score": 0.0, "return": 0.5}
+        return {**row, **changed} if row["episode"] % 2 else row
+
+    rewrite(run, half_right)
+    assert check_run(run, 4)[REWARDS].verdict == "passed"
+    rewrite(run, lambda row: {**row, "return": row["score"]})
+    assert "are not what gsm8k pays" in check_run(run, 4)[REWARDS].line
 
 
 def test_returns_that_are_all_the_same_are_caught(run):
