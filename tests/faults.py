@@ -272,6 +272,27 @@ FAULTS = [
         "test_illegal_actions_are_never_sampled",
     ),
     Fault(
+        "the gradient inside the mask has no derivative of its own",
+        "_legal_exp",
+        "torch.where(legal, exponents, 0.0).exp() * legal",
+        "torch.where(legal, exponents, 0.0).exp().mul_(legal)",
+        "test_the_log_sum_exp_over_legal_actions_has_second_derivatives",
+    ),
+    Fault(
+        "Q values of strengths are read at unscaled actions",
+        "_actor_and_critics",
+        "policy._predict(inputs, deterministic=True)",
+        "policy._predict(inputs, deterministic=True) * 2",
+        "test_values_of_strengths_are_the_critics_of_the_scaled_action",
+    ),
+    Fault(
+        "TRPO's gradient is not seen",
+        "try_update",
+        "row.policy_step is not None",
+        "False",
+        "test_a_trial_measures_every_algorithm",
+    ),
+    Fault(
         "the policy gradient is zero",
         "MaskedPolicy.get_distribution",
         "self.action_net(latent)",
