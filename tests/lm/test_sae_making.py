@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import steer_env  # noqa: F401  # registers the environments
 from experiments.make.sae import Config, main
 from steer_env.lm.loading import weights_sha256
+from steer_env.lm.sae_config import ARCHITECTURES, SAEConfig
 from steer_env.lm.sae_sources import open_sae
-from steer_env.lm.sae_training import ARCHITECTURES, SAEConfig, loss_recovered, residuals, sae_quality, train_sae
+from steer_env.lm.sae_training import loss_recovered, residuals, sae_quality, train_sae
 from steer_env.lm.text_residuals import (
     Place,
     first_windows,
