@@ -686,9 +686,9 @@ FAULTS = [
     ),
     Fault(
         "boards lag a move behind",
-        "_moves",
-        "game.respond(utterance)\nafter.append(len(game.moves))",
-        "after.append(len(game.moves))\ngame.respond(utterance)",
+        "_boards",
+        "[files.board(item, talk.respond(utterance).info) for utterance in utterances]",
+        "[None, *(files.board(item, talk.respond(utterance).info) for utterance in utterances)][:-1]",
         "test_games_are_played_again_by_their_rules",
     ),
     Fault(
