@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from steer_env.envs.base import unwrap
-from steer_env.lm.loading import weights_sha256
+from steer_env.lm.loading import new_language_model, weights_sha256
 from steer_env.lm.tokenizer import Tokenizer
 from steer_env.tasks import Task
 
@@ -115,7 +114,7 @@ def finetune(envs: Envs, items: Sequence[int], folder: Path, lora: LoRA | None =
     original = inner.lm
     before = weights_sha256(original)
     # A copy comes from the disk, for the model in memory has the environment's hooks on it.
-    base: Any = AutoModelForCausalLM.from_pretrained(original.name_or_path, dtype=original.dtype)
+    base: Any = new_language_model(original.name_or_path, original.dtype)
     if weights_sha256(base) != before:
         raise RuntimeError(f"{original.name_or_path!r} has changed on disk since the environment loaded it")
     merged, losses, trained = _trained(base.to(original.device), pairs, lora)

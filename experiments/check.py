@@ -1,11 +1,17 @@
-"""``python -m experiments.check --run runs/first``."""
+"""Check a run against the faults that nobody sees."""
 
-import sys
+from typing import Any
 
-import tyro
+from agents.runs.checks import CheckConfig
 
-from agents.runs.checks import CheckConfig, main
 
-if __name__ == "__main__":
-    if any(result.verdict == "FAILED" for result in main(tyro.cli(CheckConfig)).values()):
-        sys.exit(1)
+def main(cfg: CheckConfig) -> Any:
+    """Run every check and return its results by name."""
+    from agents.runs.checks import main as check
+
+    return check(cfg)
+
+
+def exit_code(results: Any) -> int:
+    """1 where a check failed."""
+    return int(any(result.verdict == "FAILED" for result in results.values()))

@@ -19,7 +19,7 @@ from agents.runs.folder import refuse_existing, to_json, write_json
 from agents.runs.loading import provenance
 from steer_env.lm.loading import (
     load_language_model,
-    load_shared_dictionary,
+    load_sae,
     load_tokenizer,
     resolve_device,
     weights_sha256,
@@ -127,7 +127,7 @@ def main(cfg: ExplainConfig) -> dict[str, Any]:
     refuse_existing(out)
     device = resolve_device(cfg.device)
     lm = load_language_model(cfg.model, cfg.dtype, device)
-    dictionary = load_shared_dictionary(cfg.sae, device)
+    dictionary = load_sae(cfg.sae, device)
     dictionary.check_fits(lm.config.get_text_config().hidden_size)
     features = _features(cfg.features, dictionary)
     _require_sound(cfg)

@@ -24,10 +24,10 @@ from agents.compare.layer_features import features_record
 from agents.compare.layer_saes import given_saes, make_layer_sae
 from agents.compare.layers_table import draw, markdown
 from agents.compare.rows import against_trained, rows
-from agents.runs.config import settings_of
+from agents.runs.config import Trainings
 from agents.runs.folder import refuse_existing, write_json
-from agents.runs.loading import drawn_items, make_envs, model_sha256, parse_settings, provenance
-from agents.runs.trainings import Trainings, train_all
+from agents.runs.loading import drawn_items, make_envs, model_sha256, provenance
+from agents.runs.trainings import screened, train_all
 from steer_env.envs.base import unwrap
 from steer_env.envs.calibration import calibrate
 from steer_env.evaluation.controls import CONTROLS, Setting, fixed, search_best_fixed
@@ -83,7 +83,7 @@ class LayersConfig(Trainings):
 
     def envs(self, split: str, settings: Mapping[str, Any]) -> Any:
         """Environments with ``settings`` beside the common ones."""
-        return make_envs(settings_of(self.training("0", self.seed, self.folder, settings)), split, self.num_envs)
+        return make_envs(self.training("0", self.seed, self.folder, settings).settings(), split, self.num_envs)
 
 
 def main(cfg: LayersConfig) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def tune(cfg: LayersConfig, settings: Mapping[str, Any]) -> list[dict[str, Any]]
 
 def train_layers(cfg: LayersConfig, chosen: Mapping[int, Mapping[str, Any]]) -> dict[int, Bench]:
     """Train all agents of all layers; returns where those of a layer play."""
-    own = {layer: cfg.choosing_among(cfg.screened(settings)) for layer, settings in chosen.items()}
+    own = {layer: cfg.choosing_among(screened(cfg, settings)) for layer, settings in chosen.items()}
     trainings = {
         layer: [
             own[layer].training(f"layer-{layer}-seed-{seed}", seed, cfg.folder, settings) for seed in range(cfg.seeds)
@@ -250,7 +250,7 @@ def gain(arms: Mapping[str, Arm], seed: int) -> dict[str, Any]:
 def _refuse_one_saes_own(cfg: LayersConfig) -> None:
     """Refuse settings that mean something else with every SAE."""
     for name in ("features", "labels"):
-        if name in parse_settings(cfg.env_kwargs):
+        if name in cfg.env_kwargs:
             raise ValueError(f"{name!r} is of one SAE, and every layer has its own: leave it out of env_kwargs")
 
 

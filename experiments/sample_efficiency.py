@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from agents.compare.arms import Arm, Bench, best_fixed, corrsteer, fine_tuned, trained
 from agents.compare.evidence import EvidenceConfig, own_settings, train_seeds
 from agents.finetune import LoRA
+from agents.runs.config import Trainings
 from agents.runs.folder import refuse_existing, write_json
-from agents.runs.loading import make_envs, parse_settings, provenance
-from agents.runs.trainings import Trainings
+from agents.runs.loading import make_envs, provenance
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import CONTROLS, Setting
 from steer_env.evaluation.statistics import runs_interval
@@ -91,7 +91,7 @@ def _row(arm: Arm, seed: int) -> dict[str, Any]:
 
 
 def _sizes(cfg: SampleEfficiencyConfig) -> list[int]:
-    config = {"env": cfg.env, "env_kwargs": parse_settings(cfg.env_kwargs), "mask": "off"}
+    config = {"env": cfg.env, "env_kwargs": cfg.env_kwargs, "mask": "off"}
     count = len(unwrap(make_envs(config, "train", 1)).task)
     sizes = [*cfg.sizes, count]
     if sizes[0] < 1 or sizes != sorted(set(sizes)):

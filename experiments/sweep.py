@@ -17,10 +17,10 @@ import tyro
 
 from agents.compare.sweep_table import draw, markdown
 from agents.policies import trained_policy
-from agents.runs.config import TrainConfig, as_flags, check_config
+from agents.runs.config import TrainConfig, Trainings
 from agents.runs.folder import RunFolder, read_json, refuse_existing, write_json
-from agents.runs.loading import drawn_items, load_trained, make_envs, parse_settings, provenance
-from agents.runs.trainings import Trainings, train_all
+from agents.runs.loading import drawn_items, load_trained, make_envs, provenance
+from agents.runs.trainings import screened, train_all
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.play import Played, play
 from steer_env.evaluation.statistics import over_runs
@@ -58,7 +58,7 @@ def main(cfg: SweepConfig) -> dict[str, Any]:
     variants = read_variants(cfg.variants)
     folder = cfg.folder
     refuse_existing(folder)
-    chosen = cfg.choosing_among(cfg.screened())
+    chosen = cfg.choosing_among(screened(cfg))
     trainings = {name: _trainings(chosen, name, flags) for name, flags in variants.items()}
     folder.mkdir(parents=True)
     runs = train_all([training for several in trainings.values() for training in several], cfg.jobs)
@@ -140,10 +140,10 @@ def _trainings(cfg: SweepConfig, name: str, flags: Mapping[str, Any]) -> list[Tr
     trainings = []
     for seed in range(cfg.seeds):
         plain = cfg.training(f"{_plain_name(name)}-{seed}", seed, cfg.folder)
-        pairs = {key: as_flags(parse_settings(getattr(plain, key)) | flags[key]) for key in _DICTS if key in flags}
+        pairs = {key: getattr(plain, key) | flags[key] for key in _DICTS if key in flags}
         changed = replace(plain, **(dict(flags) | pairs))
         trainings.append(replace(changed, checkpoint_every=changed.total_timesteps))
-        check_config(trainings[-1])
+        trainings[-1].check()
     return trainings
 
 

@@ -1,12 +1,12 @@
-"""Train an agent to steer: ``python -m experiments.train --name first``."""
+"""Train an agent to steer: everything goes into one run folder, and a killed run goes on."""
 
-import sys
+from pathlib import Path
 
-from agents.runs.config import from_flags
-from agents.runs.training import main
+from agents.runs.config import TrainConfig
 
-if __name__ == "__main__":
-    try:
-        print(main(from_flags()))
-    except KeyboardInterrupt as stopped:
-        sys.exit(f"\n{stopped}")
+
+def main(cfg: TrainConfig) -> Path:
+    """Train, or continue with ``--resume``, and return the run folder."""
+    from agents.runs.training import main as train  # heavy: not for a help text
+
+    return train(cfg)

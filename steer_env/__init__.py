@@ -1,13 +1,52 @@
 """Steer: a frozen language model as a Gymnasium environment, steered one SAE feature a token.
 
-Importing this package registers the environments; models and SAEs load when one is made.
+Importing this package registers the environments and takes a fraction of a second: PyTorch, Transformers and SAELens
+load when a model does. What is listed in ``__all__`` is public; everything else is free to move.
 """
-
-from typing import Any
 
 import gymnasium as gym
 
-_IDS: dict[str, dict[str, Any]] = {
+from steer_env.envs.base import unwrap
+from steer_env.envs.env import SteerEnv
+from steer_env.envs.observations import OBSERVATIONS
+from steer_env.envs.settings import Settings
+from steer_env.envs.vector_env import SteerVectorEnv
+from steer_env.errors import NotTheBenchmark, SteeringError
+from steer_env.evaluation.controls import CONTROLS
+from steer_env.evaluation.masks import MASKS
+from steer_env.evaluation.play import Lanes, Played, Policy
+from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer
+from steer_env.lm.model import SteeredModel
+from steer_env.lm.presets import PRESETS
+from steer_env.lm.sae_sources import SOURCES
+from steer_env.tasks import TASKS, Conversation, Task, Turn
+
+__all__ = [
+    "CONTROLS",
+    "MASKS",
+    "OBSERVATIONS",
+    "PRESETS",
+    "SOURCES",
+    "TASKS",
+    "Conversation",
+    "Lanes",
+    "NotTheBenchmark",
+    "Played",
+    "Policy",
+    "Settings",
+    "SteerEnv",
+    "SteerVectorEnv",
+    "SteeredModel",
+    "SteeringError",
+    "Task",
+    "Turn",
+    "load_language_model",
+    "load_sae",
+    "load_tokenizer",
+    "unwrap",
+]
+
+_IDS: dict[str, dict[str, object]] = {
     "Steer-MMLU-v0": {"task": "mmlu"},
     "Steer-MMLUPro-v0": {"task": "mmlu_pro"},
     "Steer-BBQ-v0": {"task": "bbq"},

@@ -210,7 +210,7 @@ def _count(cfg: EvaluateConfig, envs: Envs) -> int:
 
 def _items(envs: Envs, cfg: EvaluateConfig) -> list[int]:
     """At most ``episodes`` of the items that ``envs`` deals."""
-    return drawn_items(_dealt(envs).tolist(), cfg.episodes, cfg.seed)
+    return drawn_items(_dealt(envs), cfg.episodes, cfg.seed)
 
 
 def _dealt(envs: Any) -> Any:

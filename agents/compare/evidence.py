@@ -19,9 +19,10 @@ from agents.compare.rows import against_trained, rows
 from agents.compare.table import draw, markdown
 from agents.finetune import LoRA
 from agents.policies import trained_policy
+from agents.runs.config import Trainings
 from agents.runs.folder import RunFolder, refuse_existing, write_json
 from agents.runs.loading import load_trained, make_envs, model_sha256, provenance
-from agents.runs.trainings import Trainings, train_all
+from agents.runs.trainings import screened, train_all
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.play import play
 
@@ -127,10 +128,10 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
 def own_settings(cfg: EvidenceConfig) -> list[EvidenceConfig]:
     """The settings of each training seed: where samples are few, it has its own, and features screened on no others."""
     if cfg.train_samples is None:
-        return [cfg.choosing_among(cfg.screened())] * cfg.seeds
-    few = [(*cfg.env_kwargs, f"limit={cfg.train_samples}", f"limit_seed={seed}") for seed in range(cfg.seeds)]
+        return [cfg.choosing_among(screened(cfg))] * cfg.seeds
+    few = [cfg.env_kwargs | {"limit": cfg.train_samples, "limit_seed": seed} for seed in range(cfg.seeds)]
     limited = [replace(cfg, env_kwargs=settings) for settings in few]
-    return [each.choosing_among(each.screened()) for each in limited]
+    return [each.choosing_among(screened(each)) for each in limited]
 
 
 def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

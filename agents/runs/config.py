@@ -1,21 +1,70 @@
-"""What a training run is asked to do: the flags, their limits, and what ``--resume`` makes of them."""
+"""What training runs are asked to do: settings, their limits, and how they are written on a command line.
+
+This module imports nothing heavy, so that a command's help is there at once.
+"""
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.runs.folder import RunFolder
-from agents.runs.loading import parse_settings
-from steer_env.evaluation.masks import check_mask_settings
+from steer_env.evaluation.masks import MASKS, check_mask_settings
 
-KeyValues = tuple[str, ...]
-_KEY_VALUES = ("env_kwargs", "algo_kwargs", "mask_kwargs")
 _NOT_RECORDED = ("resume", "runs_dir")
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["k=30", "side=O"]`` to ``{"k": 30, "side": "O"}``: values are JSON where they can be, else text.
+
+    Raises:
+        ValueError: An entry has no ``=``, or a name comes twice.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"settings are key=value, got {pair!r}")
+        if name in settings:
+            raise ValueError(f"setting {name!r} is given twice")
+        try:
+            settings[name] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[name] = text
+    return settings
+
+
+KeyValues = Annotated[
+    dict[str, Any],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="KEY=VALUE [KEY=VALUE ...]",
+        instance_from_str=parse_settings,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda settings: [f"{key}={json.dumps(value)}" for key, value in settings.items()],
+    ),
+]
+
+
+def one_of(names: Sequence[str]) -> PrimitiveConstructorSpec[str]:
+    """A flag that takes one of ``names``, usually the keys of a table, which the help lists."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(names) + "}",
+        instance_from_str=lambda given: given[0],
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda name: [name],
+        choices=tuple(names),
+    )
+
+
+Mask = Annotated[str, one_of(tuple(MASKS))]
+Head = Literal["linear", "tied"]
+Mirror = Literal["online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -27,94 +76,151 @@ class TrainConfig:
     env: str = "Steer-TicTacToe-v0"
     """Environment id."""
     algo: str = "ppo"
-    """Algorithm: ppo, recurrent_ppo, a2c, dqn, sac or td3."""
+    """Algorithm."""
     total_timesteps: int = 100_000
     """Tokens (actions) over all lanes."""
     num_envs: int = 64
     """Lanes in one forward pass."""
     seed: int = 0
-    """Of networks, exploration, masks and the order of items."""
-    mask: str = "off"
-    """Legal actions: off, current, generation, all or adaptive."""
-    head: str = "linear"
-    """Policy head: linear or tied."""
-    env_kwargs: KeyValues = ()
-    """key=value for gym.make_vec, JSON where it can be."""
-    algo_kwargs: KeyValues = ()
-    """key=value for the algorithm, such as learning_rate=3e-4 or net_arch=[128,128]."""
-    mask_kwargs: KeyValues = ()
-    """key=value for the mask, such as width=32."""
+    """Seed of networks, exploration, masks and the order of items."""
+    mask: Mask = "off"
+    """Which features are legal actions."""
+    head: Head = "linear"
+    """Policy head."""
+    env_kwargs: KeyValues = field(default_factory=dict)
+    """Arguments of gym.make_vec, JSON where it can be."""
+    algo_kwargs: KeyValues = field(default_factory=dict)
+    """Settings of the algorithm, such as learning_rate=3e-4 or net_arch=[128,128]."""
+    mask_kwargs: KeyValues = field(default_factory=dict)
+    """Settings of the mask, such as width=32."""
     checkpoint_every: int = 20_000
     """Tokens between checkpoints."""
-    wandb: Literal["online", "offline", "disabled"] = "offline"
+    wandb: Mirror = "offline"
     """Mirror of the run; online needs a key and is offline without."""
     resume: bool = False
     """Continue the run of this name from its newest checkpoint, with the settings it was started with."""
     runs_dir: Path = Path("runs")
-    """Where run folders are."""
+    """Folder of run folders."""
     threads: int = 1
     """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
 
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.runs_dir / self.name
 
-def from_flags(args: Sequence[str] | None = None) -> TrainConfig:
-    """The configuration of a command line (default: this process's).
+    def check(self) -> None:
+        """Refuse what no run can be made of, before anything is made.
 
-    With ``--resume`` the flags left out are those the run was started with, not the defaults.
+        Raises:
+            ValueError: A setting is out of its range or unknown (it is named).
+        """
+        if not self.name.strip() or self.name in (".", "..") or set(self.name) & set("/\\"):
+            raise ValueError(f"name must be a plain folder name, got {self.name!r}")
+        for name in ("total_timesteps", "num_envs", "checkpoint_every", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_mask_settings(self.mask, self.mask_kwargs)
 
-    Raises:
-        FileNotFoundError: There is no run to resume.
-    """
-    cfg = tyro.cli(TrainConfig, args=args)
-    if not cfg.resume:
-        return cfg
-    saved = RunFolder.open(cfg.runs_dir / cfg.name).config
-    return tyro.cli(TrainConfig, args=args, default=_recorded(saved, cfg.runs_dir))
+    def settings(self) -> dict[str, Any]:
+        """The settings as they are recorded: all but where the folder is and whether it was there before."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_RECORDED}
 
+    def require_recorded(self, saved: Mapping[str, Any]) -> None:
+        """Refuse to resume a run with other settings than it was started with.
 
-def check_config(cfg: TrainConfig) -> None:
-    """Refuse what no run can be made of, before anything is made.
+        Raises:
+            ValueError: One differs (it is named).
+        """
+        for name, value in self.settings().items():
+            if value != saved[name]:
+                raise ValueError(f"{name} was {saved[name]!r} when run {self.name!r} was started, got {value!r}")
 
-    Raises:
-        ValueError: A setting is out of its range or unknown (it is named).
-    """
-    if not cfg.name.strip() or cfg.name in (".", "..") or set(cfg.name) & set("/\\"):
-        raise ValueError(f"name must be a plain folder name, got {cfg.name!r}")
-    for name in ("total_timesteps", "num_envs", "checkpoint_every", "threads"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(cfg, name)}")
-    check_mask_settings(cfg.mask, parse_settings(cfg.mask_kwargs))
+    def as_recorded(self) -> Self:
+        """The settings that the run of this name was started with.
 
-
-def settings_of(cfg: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain values, key=value pairs parsed."""
-    settings = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
-    for name in _NOT_RECORDED:
-        del settings[name]
-    for name in _KEY_VALUES:
-        settings[name] = parse_settings(settings[name])
-    return settings
-
-
-def as_flags(settings: Mapping[str, Any]) -> KeyValues:
-    """Settings as ``key=value``, which :func:`agents.runs.loading.parse_settings` reads."""
-    return tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+        Raises:
+            FileNotFoundError: There is no such run.
+        """
+        saved = RunFolder.open(self.folder).config
+        return replace(self, **{name: saved[name] for name in self.settings()})
 
 
-def require_same_settings(cfg: TrainConfig, saved: Mapping[str, Any]) -> None:
-    """Refuse to resume a run with other settings than it was started with.
+@dataclass(frozen=True, kw_only=True)
+class Trainings:
+    """What the trainings of one experiment have in common."""
 
-    Raises:
-        ValueError: One differs (it is named).
-    """
-    for name, value in settings_of(cfg).items():
-        if value != saved[name]:
-            raise ValueError(f"{name} was {saved[name]!r} when run {cfg.name!r} was started, got {value!r}")
+    env: str
+    """Environment id."""
+    name: str
+    """Name of the folder of results."""
+    seeds: int = 5
+    """Training seeds of whatever learns."""
+    total_timesteps: int = 100_000
+    """Tokens of each training."""
+    env_kwargs: KeyValues = field(default_factory=dict)
+    """Arguments of gym.make_vec, in every training and arm."""
+    algo: str = "ppo"
+    """Algorithm."""
+    algo_kwargs: KeyValues = field(default_factory=dict)
+    """Settings of the algorithm."""
+    mask: Mask = "off"
+    """Which features are legal actions."""
+    head: Head = "linear"
+    """Policy head."""
+    screen: int | None = None
+    """The agent chooses among so many features, screened on train; by default among all."""
+    num_envs: int = 64
+    """Lanes in one forward pass."""
+    seed: int = 0
+    """Seed of whatever is drawn outside of training: decoding, random arms, searches."""
+    jobs: int = 2
+    """Trainings at a time."""
+    wandb: Mirror = "disabled"
+    """Mirror of each training."""
+    runs_dir: Path = Path("runs")
+    """Folder of run folders."""
 
+    def __post_init__(self) -> None:
+        for name in ("seeds", "total_timesteps", "num_envs", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-def _recorded(saved: Mapping[str, Any], runs_dir: Path) -> TrainConfig:
-    """The configuration that ``config.json`` was made from."""
-    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in _NOT_RECORDED]
-    values = {name: saved[name] for name in names}
-    for name in _KEY_VALUES:
-        values[name] = as_flags(values[name])
-    return TrainConfig(**values, resume=True, runs_dir=runs_dir)
+    @property
+    def folder(self) -> Path:
+        """Where all of it is written."""
+        return self.runs_dir / self.name
+
+    def common(self) -> dict[str, Any]:
+        """The settings of this class alone, for another experiment that trains in the same way."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Trainings)}
+
+    def record(self) -> dict[str, Any]:
+        """All settings that do not depend on this machine, as they are written into results."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
+
+    def training(self, name: str, seed: int, folder: Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
+        """One training.
+
+        Args:
+            name: Name of its run folder.
+            seed: Its training seed.
+            folder: Where the run folder is.
+            settings: Arguments of the environment beside the common ones.
+        """
+        flags = {key: getattr(self, key) for key in ("env", "algo", "algo_kwargs", "mask", "head", "num_envs", "wandb")}
+        return TrainConfig(
+            **flags,
+            name=name,
+            seed=seed,
+            runs_dir=folder,
+            env_kwargs=self.env_kwargs | dict(settings or {}),
+            total_timesteps=self.total_timesteps,
+            checkpoint_every=self.total_timesteps,
+        )
+
+    def choosing_among(self, features: Sequence[int] | None) -> Self:
+        """The same with these features to choose from; None changes nothing."""
+        if features is None:
+            return self
+        return replace(self, env_kwargs=self.env_kwargs | {"features": list(features)})

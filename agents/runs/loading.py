@@ -1,7 +1,6 @@
 """From a run's settings to its environments, agent and record of origin: what train and evaluate share."""
 
 import importlib.metadata
-import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -24,26 +23,6 @@ from steer_env.evaluation.masks import MASKS, ActionMask, make_mask
 from steer_env.lm.loading import weights_sha256
 
 PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``("k=30", "side=O")`` to ``{"k": 30, "side": "O"}``: values are JSON where they can be, else text.
-
-    Raises:
-        ValueError: An entry has no ``=``, or a name comes twice.
-    """
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"settings are key=value, got {pair!r}")
-        if name in settings:
-            raise ValueError(f"setting {name!r} is given twice")
-        try:
-            settings[name] = json.loads(text)
-        except json.JSONDecodeError:
-            settings[name] = text
-    return settings
 
 
 def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides: Any) -> VectorEnv[Any, Any, Any]:

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from agents.runs.loading import make_envs
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import idle
-from steer_env.evaluation.play import Array, Details, Played, Policy, play
+from steer_env.evaluation.play import Array, Lanes, Played, Policy, play
 
 APPLIED = ("feature", "coefficient", "strengths")
 SAID = ("token", "score")
@@ -58,15 +58,13 @@ def logged_actions(envs: Any, rows: pd.DataFrame) -> Array:
 
 def replay_policy(episodes: Sequence[Array]) -> Policy:
     """Plays ``episodes[index][step]`` in the episode that is ``index``-th in the list of items; then nothing."""
-    played = [0] * len(episodes)
 
-    def act(obs: Any, envs: Any) -> tuple[Array, Details]:
-        actions = idle(envs)
-        for lane, index in enumerate(envs.unwrapped.episode.items()["index"].tolist()):
-            if index < len(episodes) and played[index] < len(episodes[index]):
-                actions[lane] = episodes[index][played[index]]
-                played[index] += 1
-        return actions, {}
+    def act(obs: Any, lanes: Lanes) -> Array:
+        actions = idle(lanes.envs)
+        for lane, place, step in lanes.under_way():
+            if step < len(episodes[place]):
+                actions[lane] = episodes[place][step]
+        return actions
 
     return act
 

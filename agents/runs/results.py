@@ -49,7 +49,7 @@ class ResultFile:
         from pydantic import ValidationError  # a third of a second to import: only where files are read
 
         try:
-            result: Self = _adapter(cls).validate_python(found)
+            result: Self = _adapter(cls).validate_python(found)  # type: ignore[arg-type]  # classes are hashable
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
@@ -66,7 +66,7 @@ class ResultFile:
 
 
 @cache
-def _adapter(cls: type[ResultFile]) -> Any:
+def _adapter(cls: type[Any]) -> Any:
     from pydantic import TypeAdapter  # as above
 
     return TypeAdapter(cls)

@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.algos import ALGOS
 from agents.callbacks import EpisodeLog, UpdateLog
 from agents.runs.checkpoints import Checkpointer, Progress, StopOnRequest, lane_seed, restore, save_state, stop_requests
-from agents.runs.config import TrainConfig, check_config, require_same_settings, settings_of
+from agents.runs.config import TrainConfig
 from agents.runs.folder import LOGS, RunFolder, refuse_existing
 from agents.runs.loading import (
     fresh_agent,
@@ -47,15 +47,15 @@ def main(cfg: TrainConfig) -> Path:
         RuntimeError: The language model or what actions mean is not as when the resumed run was started, or the
             weights changed.
     """
-    check_config(cfg)
+    cfg.check()
     torch.set_num_threads(cfg.threads)
-    path = cfg.runs_dir / cfg.name
+    path = cfg.folder
     resumed = RunFolder.open(path) if cfg.resume else None
     if resumed is None:
         refuse_existing(path)
     else:
-        require_same_settings(cfg, resumed.config)
-    training = Training.begin(settings_of(cfg), resumed, path)
+        cfg.require_recorded(resumed.config)
+    training = Training.begin(cfg.settings(), resumed, path)
     training.run_to_end()
     return path
 

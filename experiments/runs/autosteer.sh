@@ -2,16 +2,16 @@
 # AutoSteer's shape (the board, strengths of the 30 most frequent features), PPO and SAC, five training seeds each.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=${PYTHON:-.venv/bin/python}
+steer() { "${PYTHON:-.venv/bin/python}" -m experiments "$@"; }
 for algo in ppo sac; do
   steps=$([ "$algo" = ppo ] && echo 400000 || echo 80000)
   runs=()
   for seed in 0 1 2 3 4; do
     run=autosteer-$algo-$seed
-    "$python" -m experiments.train --env AutoSteer-TicTacToe-v0 --algo "$algo" --seed "$seed" \
+    steer train --env AutoSteer-TicTacToe-v0 --algo "$algo" --seed "$seed" \
       --total-timesteps "$steps" --name "$run"
-    "$python" -m experiments.evaluate --run "runs/$run" --episodes 1000
+    steer evaluate --run "runs/$run" --episodes 1000
     runs+=("runs/$run")
   done
-  "$python" -m experiments.summary --runs "${runs[@]}"
+  steer summary --runs "${runs[@]}"
 done

@@ -3,12 +3,12 @@
 # find out which features did it, report.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=${PYTHON:-.venv/bin/python}
+steer() { "${PYTHON:-.venv/bin/python}" -m experiments "$@"; }
 name=${1:-demo-$(date +%Y%m%d-%H%M%S)}
-"$python" -m experiments.train --name "$name" --total-timesteps 150000
-"$python" -m experiments.evaluate --run "runs/$name" --episodes 1000
-"$python" -m experiments.check --run "runs/$name"
-"$python" -m experiments.analyze --run "runs/$name" --episodes 200
-"$python" -m experiments.report --run "runs/$name" > /dev/null
+steer train --name "$name" --total-timesteps 150000
+steer evaluate --run "runs/$name" --episodes 1000
+steer check --run "runs/$name"
+steer analyze --run "runs/$name" --episodes 200
+steer report --run "runs/$name" > /dev/null
 echo "run folder: runs/$name"
 echo "report:     runs/$name/report.html"

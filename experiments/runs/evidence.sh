@@ -3,7 +3,7 @@
 # The settings of learning were chosen on validation (policy.sh) and on train, each task's strength on validation.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=${PYTHON:-.venv/bin/python}
+steer() { "${PYTHON:-.venv/bin/python}" -m experiments "$@"; }
 runs_dir=${RUNS:-runs}
 tasks=${*:-MMLU MMLUPro BBQ GSM8K HarmBench XSTest SimpleQA XSTest-50 TicTacToe}
 options() {
@@ -23,7 +23,7 @@ options() {
 runs=()
 for task in $tasks; do
   # shellcheck disable=SC2046  # words
-  "$python" -m experiments.evidence --env "Steer-${task%-50}-v0" --name "evidence-$task" --runs-dir "$runs_dir" $(options "$task")
+  steer evidence --env "Steer-${task%-50}-v0" --name "evidence-$task" --runs-dir "$runs_dir" $(options "$task")
   runs+=("$runs_dir/evidence-$task")
 done
-"$python" -m experiments.evidence_summary --runs "${runs[@]}"
+steer summary --runs "${runs[@]}"

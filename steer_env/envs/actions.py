@@ -1,14 +1,18 @@
 """What an agent may do to the residual: choose one feature, or set the strengths of a few."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NO_OP = -1
 

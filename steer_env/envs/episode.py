@@ -1,12 +1,12 @@
 """The decision process, written once and batched: choreography of a model, a task and an agent's actions."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from steer_env.envs.actions import FeatureChoice
 from steer_env.envs.observations import Seen
@@ -14,8 +14,12 @@ from steer_env.envs.options import Options, Said, decide, read_tails
 from steer_env.envs.ordering import Draw, ItemOrder
 from steer_env.envs.scene import Scene
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
 from steer_env.lm.tokenizer import divergence
 from steer_env.tasks.base import Conversation, Turn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass

@@ -1,16 +1,20 @@
 """What an agent sees: the residual, raw or normalised or with the prompt's, its SAE features, or a game's board."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from torch import Tensor
 
 from steer_env.errors import SteeringError
 from steer_env.lm.sae import FeatureDictionary
 from steer_env.tasks.base import Conversation, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Seen(NamedTuple):
@@ -38,10 +42,10 @@ class Observation:
 def make_observation(kind: str, dictionary: FeatureDictionary, task: Task) -> Observation:
     """Build an observation by name.
 
-    ``normalized`` ``[M]``: the residual divided by its own root mean square, so stateless. ``residual`` ``[M]``.
-    ``prompted`` ``[2 M]``: the normalised residual, and behind it that of the last token before the model's turn: at an
-    early layer the last token alone tells little of what was asked. ``features`` ``[F]``: SAE activations. ``board``:
-    the task's state. ``both``: residual (normalised) and state.
+    Args:
+        kind: A key of ``OBSERVATIONS``, whose functions say what each is.
+        dictionary: The SAE at the steering site.
+        task: The task, for its state.
 
     Raises:
         SteeringError: The kind is unknown, or the task has no state to show.
@@ -61,10 +65,16 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _normalized(dictionary: FeatureDictionary, task: Task) -> Observation:
+    """The residual ``[M]`` of the last token, divided by its own root mean square."""
     return Observation(_unit_box(dictionary), lambda seen: _array(normalized(seen.residual)))
 
 
 def _prompted(dictionary: FeatureDictionary, task: Task) -> Observation:
+    """Two normalised residuals ``[2 M]``: that of the last token, and that of the last one before the model's turn.
+
+    At an early layer the last token alone says little of what was asked.
+    """
+
     def read(seen: Seen) -> np.ndarray:
         both = [_array(normalized(residual)) for residual in (seen.residual, seen.prompted)]
         return np.concatenate(both, axis=1)
@@ -80,16 +90,19 @@ def _unit_box(dictionary: FeatureDictionary, residuals: int = 1) -> spaces.Box:
 
 
 def _residual(dictionary: FeatureDictionary, task: Task) -> Observation:
+    """The residual ``[M]`` of the last token as it is."""
     space = spaces.Box(-np.inf, np.inf, (dictionary.directions.shape[1],), np.float32)
     return Observation(space, lambda seen: _array(seen.residual))
 
 
 def _features(dictionary: FeatureDictionary, task: Task) -> Observation:
+    """The SAE's activations ``[F]`` at the last token."""
     space = spaces.Box(0, np.inf, (dictionary.width,), np.float32)
     return Observation(space, lambda seen: _array(dictionary.encode(seen.residual)))
 
 
 def _board(dictionary: FeatureDictionary, task: Task) -> Observation:
+    """The task's own state, such as a board; for tasks that have one."""
     if task.state_shape == (0,):
         raise SteeringError(f"task {task.name!r} has no state: observe 'normalized', 'residual' or 'features'")
     space = spaces.MultiDiscrete(np.full(task.state_shape, task.state_levels))
@@ -97,6 +110,7 @@ def _board(dictionary: FeatureDictionary, task: Task) -> Observation:
 
 
 def _both(dictionary: FeatureDictionary, task: Task) -> Observation:
+    """The normalised residual and the task's state, as a dictionary."""
     residual, board = _normalized(dictionary, task), _board(dictionary, task)
     return Observation(
         spaces.Dict({"residual": residual.space, "board": board.space}),

@@ -4,15 +4,19 @@ Options are compared by the sum of their tokens' log-probabilities over the whol
 as lm-evaluation-harness does. The steered pass judges their first tokens, the rest is read behind it unsteered.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from steer_env.lazy import torch
 from steer_env.lm.model import SteeredModel
 from steer_env.lm.tokenizer import next_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Options = tuple[tuple[int, ...], ...]
 

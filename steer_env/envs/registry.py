@@ -4,12 +4,13 @@ import dataclasses
 import inspect
 import math
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from torch import Tensor
 
 from steer_env.envs.actions import Actuator, FeatureChoice, FeatureStrengths, chosen_features
 from steer_env.envs.calibration import CALIBRATION_LANES, Calibration, calibrate
@@ -23,12 +24,12 @@ from steer_env.envs.settings import Settings
 from steer_env.envs.vector_env import SteerVectorEnv
 from steer_env.errors import NotTheBenchmark, SteeringError
 from steer_env.lm.labels import read_labels
-from steer_env.lm.loading import load_language_model, load_shared_dictionary, load_tokenizer, resolve_device
+from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer, resolve_device
 from steer_env.lm.model import SteeredModel
 from steer_env.lm.presets import Preset, find_preset
 from steer_env.lm.sae import FeatureDictionary
-from steer_env.lm.tokenizer import end_tokens
-from steer_env.tasks import TASKS
+from steer_env.lm.tokenizer import Tokenizer, end_tokens
+from steer_env.tasks import TASKS, Task
 from steer_env.tasks.instructions import instruct
 
 Options = tuple[tuple[str, Any], ...]
@@ -63,7 +64,11 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
     _refuse_unknown(given, known, own)
     if "data" in known and settings.preset != Settings.preset:
         given = {"data": "hub", **given}
-    scene = _assemble(settings, tuple(sorted(given.items())), lanes)
+    options = tuple(sorted(given.items()))
+    parts, task = _load(settings), _make_task(settings, options)
+    actuator = _make_actuator(settings, parts, lambda: _calibration(settings.calibrated(), _on_train(options, task)))
+    benchmark = _is_benchmark(settings, given)
+    scene = _make_scene(settings, parts, task, actuator, lanes, benchmark)
     dealt = range(len(scene.task)) if scene.items is None else scene.items.tolist()
     require_context(scene.task, dealt, scene.tokenizer, scene.model.context)
     instrument = _instrument(settings, given) if "data" in known else ""
@@ -72,34 +77,51 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
     return scene
 
 
-def _assemble(settings: Settings, options: Options, lanes: int) -> Scene:
+@dataclass(frozen=True)
+class _Parts:
+    """What is loaded once a process: the located preset's row, the model, its tokenizer and the SAE."""
+
+    row: Preset
+    lm: Any
+    tokenizer: Tokenizer
+    sae: FeatureDictionary
+
+
+def _load(settings: Settings) -> _Parts:
     row = _located(settings)
     device = resolve_device(settings.device)
     lm = load_language_model(row.model, settings.dtype, device)
-    dictionary = load_shared_dictionary(row.sae, device)
-    dictionary.check_fits(lm.config.get_text_config().hidden_size)
+    sae = load_sae(row.sae, device)
+    sae.check_fits(lm.config.get_text_config().hidden_size)
     if settings.labels is not None:
-        read_labels(settings.labels, dictionary.width)
+        read_labels(settings.labels, sae.width)
+    return _Parts(row, lm, load_tokenizer(row.model, row.chat), sae)
+
+
+def _make_task(settings: Settings, options: Options) -> Task:
     task = TASKS[settings.task](**with_judges(dict(options)))
     if settings.instruction:
         instruct(task)
-    tokenizer = load_tokenizer(row.model, row.chat)
-    model = SteeredModel(lm, row.layer, lanes, row.site, settings.prompt_cache)
-    dictionary.warn_if_elsewhere(row.layer, row.site)
-    measured = _on_train(options, task.narrowing)
-    scale = _scale(row, settings, measured)
+    return task
+
+
+def _make_scene(
+    settings: Settings, parts: _Parts, task: Task, actuator: Actuator, lanes: int, benchmark: bool = False
+) -> Scene:
+    model = SteeredModel(parts.lm, parts.row.layer, lanes, parts.row.site, settings.prompt_cache)
+    parts.sae.warn_if_elsewhere(parts.row.layer, parts.row.site)
     return Scene(
         model=model,
-        tokenizer=tokenizer,
-        ends=end_tokens(lm, tokenizer),
-        dictionary=dictionary,
+        tokenizer=parts.tokenizer,
+        ends=end_tokens(parts.lm, parts.tokenizer),
+        dictionary=parts.sae,
         task=task,
-        actuator=_actuator(settings, measured, row.coefficient * scale, dictionary.directions),
-        observation=make_observation(settings.observation, dictionary, task),
+        actuator=actuator,
+        observation=make_observation(settings.observation, parts.sae, task),
         mask=settings.mask,
         temperature=settings.temperature,
         compare=settings.compare,
-        benchmark=_is_benchmark(settings, dict(options)),
+        benchmark=benchmark,
         labels=settings.labels,
         items=limited_items(len(task), settings.limit, settings.limit_seed),
     )
@@ -115,7 +137,7 @@ def _located(settings: Settings) -> Preset:
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     row = dataclasses.replace(start, **given)
     if settings.sae:
-        row = _where_trained(row, settings, load_shared_dictionary(row.sae, resolve_device(settings.device)))
+        row = _where_trained(row, settings, load_sae(row.sae, resolve_device(settings.device)))
     if (row.model, row.layer, row.site, row.chat) != (start.model, start.layer, start.site, start.chat):
         row = dataclasses.replace(row, residual_norm=None)
     if not math.isfinite(row.coefficient):
@@ -164,63 +186,38 @@ def _warn_of_instrument(task: str, instrument: str) -> None:
     )
 
 
-def _scale(row: Preset, settings: Settings, measured: Options) -> float:
-    """What one unit of the coefficient is worth in residual units."""
-    if row.coefficient_unit == "residual":
-        return 1.0
-    if row.residual_norm is not None:
-        return row.residual_norm
-    return _calibrated(_unsteered(settings), measured).residual_norm
-
-
-def _actuator(settings: Settings, measured: Options, coefficient: float, directions: Tensor) -> Actuator:
+def _make_actuator(settings: Settings, parts: _Parts, calibration: Callable[[], Calibration]) -> Actuator:
+    """What the agent's actions do; ``calibration`` is asked only for what no card and no setting says."""
+    row, directions = parts.row, parts.sae.directions
+    unit = 1.0 if row.coefficient_unit == "residual" else row.residual_norm
+    coefficient = row.coefficient * (calibration().residual_norm if unit is None else unit)
     if settings.action == "choice":
-        features = chosen_features(settings.features, len(directions))
-        return FeatureChoice(directions, features, coefficient)
+        return FeatureChoice(directions, chosen_features(settings.features, len(directions)), coefficient)
     if settings.action != "strengths":
         raise ValueError(f"action must be 'choice' or 'strengths', got {settings.action!r}")
-    if settings.features is None and not 1 <= settings.k <= len(directions):
-        raise SteeringError(f"k must be in [1, {len(directions)}], got {settings.k}")
-    chosen = settings.features
-    if chosen is None:
-        chosen = _calibrated(_unsteered(settings), measured).frequent[: settings.k]
-    return FeatureStrengths(directions, chosen_features(chosen, len(directions)), coefficient, settings.bound)
+    features = settings.features
+    if features is None:
+        if not 1 <= settings.k <= len(directions):
+            raise SteeringError(f"k must be in [1, {len(directions)}], got {settings.k}")
+        features = calibration().frequent[: settings.k]
+    return FeatureStrengths(directions, chosen_features(features, len(directions)), coefficient, settings.bound)
 
 
-def _unsteered(settings: Settings) -> Settings:
-    """The settings with everything put away that does not change unsteered play, or what actions are to mean."""
-    return dataclasses.replace(
-        settings,
-        action="choice",
-        features=None,
-        coefficient=0.0,
-        coefficient_unit="residual",
-        observation="residual",
-        mask="off",
-        compare=False,
-        labels=None,
-        temperature=0.0,
-        instruction=False,
-        limit=None,
-        limit_seed=Settings.limit_seed,
-        k=Settings.k,
-        bound=Settings.bound,
-        prompt_cache=Settings.prompt_cache,
-    )
-
-
-def _on_train(options: Options, narrowing: tuple[str, ...]) -> Options:
+def _on_train(options: Options, task: Task) -> Options:
     """The task's arguments on the whole train split: actions must mean the same on every split, and see no test item.
 
     Train need not have the subject that is asked, nor examples of it: some data sets' train rows are from elsewhere.
     """
-    return tuple((name, value) for name, value in options if name not in ("split", *narrowing))
+    return tuple((name, value) for name, value in options if name not in ("split", *task.narrowing))
 
 
 @lru_cache(maxsize=32)
-def _calibrated(settings: Settings, options: Options) -> Calibration:
+def _calibration(settings: Settings, options: Options) -> Calibration:
+    """What unsteered episodes of the train split show; measured once a process for the same settings."""
     try:
-        return calibrate(_assemble(settings, options, CALIBRATION_LANES))
+        parts, task = _load(settings), _make_task(settings, options)
+        still = FeatureChoice(parts.sae.directions, chosen_features(None, parts.sae.width), 0.0)
+        return calibrate(_make_scene(settings, parts, task, still, CALIBRATION_LANES))
     except ValueError as error:
         raise SteeringError(
             f"what actions mean is measured on the train split, which failed: {error}. To measure nothing, give "

@@ -1,10 +1,19 @@
 """The arguments of ``gym.make``, checked."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 from steer_env.errors import SteeringError
+
+
+def _uncalibrated(default: Any) -> Any:
+    """A field that does not change what calibration measures: it steers, shows or narrows, and is measured without.
+
+    Calibration (:mod:`steer_env.envs.calibration`) plays greedily, unsteered, on all of train, so that one unit of the
+    coefficient means the same whatever the agent sees, may do, or is dealt.
+    """
+    return field(default=default, metadata={"calibrated": False})
 
 
 @dataclass(frozen=True)
@@ -50,31 +59,38 @@ class Settings:
     sae: str | None = None
     layer: int | None = None
     site: str | None = None
-    coefficient: float | None = None
-    coefficient_unit: str | None = None
+    coefficient: float | None = _uncalibrated(None)
+    coefficient_unit: str | None = _uncalibrated(None)
     chat: bool | None = None
-    action: str = "choice"
-    features: tuple[int, ...] | None = None
-    k: int = 30
-    bound: float = 1.0
-    observation: str = "normalized"
-    mask: str = "off"
-    temperature: float = 0.0
-    instruction: bool = False
-    limit: int | None = None
-    limit_seed: int = 0
-    compare: bool = False
-    labels: str | None = None
+    action: str = _uncalibrated("choice")
+    features: tuple[int, ...] | None = _uncalibrated(None)
+    k: int = _uncalibrated(30)
+    bound: float = _uncalibrated(1.0)
+    observation: str = _uncalibrated("normalized")
+    mask: str = _uncalibrated("off")
+    temperature: float = _uncalibrated(0.0)
+    instruction: bool = _uncalibrated(False)
+    limit: int | None = _uncalibrated(None)
+    limit_seed: int = _uncalibrated(0)
+    compare: bool = _uncalibrated(False)
+    labels: str | None = _uncalibrated(None)
     device: str = "auto"
     dtype: str = "float32"
-    prompt_cache: int = 16_384
+    prompt_cache: int = _uncalibrated(16_384)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not _is_a(value, hints[field.name]):
-                raise SteeringError(f"{field.name} must be {_name(hints[field.name])}, got {value!r}")
+        for own in fields(self):
+            value = getattr(self, own.name)
+            if not _is_a(value, hints[own.name]):
+                raise SteeringError(f"{own.name} must be {_name(hints[own.name])}, got {value!r}")
+
+    def calibrated(self) -> Self:
+        """The settings that calibration plays with: equal for all that differ only in what it does not measure."""
+        ignored: dict[str, Any] = {
+            own.name: own.default for own in fields(self) if not own.metadata.get("calibrated", True)
+        }
+        return replace(self, **ignored)
 
 
 def _is_a(value: Any, wanted: Any) -> bool:

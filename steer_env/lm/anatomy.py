@@ -1,16 +1,20 @@
 """What the engine must know of a model's build: its blocks, the masks it wants, what its ``forward`` takes."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steer_env.errors import SteeringError
-from steer_env.lm.cache import Plan
+from steer_env.lazy import torch
 
-MaskMaker = Callable[[Plan], Tensor | dict[str, Tensor | None] | None]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from steer_env.lm.cache import Plan
+
+MaskMaker: TypeAlias = "Callable[[Plan], Tensor | dict[str, Tensor | None] | None]"
 
 
 def find_block(lm: Any, layer: int, site: str) -> nn.Module:
@@ -23,7 +27,7 @@ def find_block(lm: Any, layer: int, site: str) -> nn.Module:
         raise SteeringError(f"site must be 'post' or 'pre', got {site!r}")
     count = lm.config.get_text_config().num_hidden_layers
     for module in lm.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             if not 0 <= layer < count:
                 raise SteeringError(f"layer must be in [0, {count}), got {layer}")
             return module[layer]

@@ -1,27 +1,34 @@
 """Models, tokenizers and SAEs by name; loaded once a process and shared by every environment that asks."""
 
+from __future__ import annotations
+
+import copy
 import hashlib
+import importlib.util
 import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from steer_env.errors import SteeringError, first_line
+from steer_env.lazy import torch
 from steer_env.lm.presets import ungated_alternative
 from steer_env.lm.sae import FeatureDictionary
-from steer_env.lm.sae_sources import load_dictionary
+from steer_env.lm.sae_sources import open_sae
 from steer_env.lm.tokenizer import Tokenizer
 
 _ONE_AT_A_TIME = threading.Lock()
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> Any:
-    """A frozen causal LM from a hub id or a local folder: eval mode, no gradients.
+    """A frozen causal LM in eval mode, without gradients, loaded once a process.
+
+    Args:
+        name: A hub id, a local folder, or a GGUF file: a local one, or ``"org/repository/file.gguf"`` on the hub. GGUF
+            weights are dequantised, which needs the package gguf.
+        dtype: One of ``DTYPES``.
+        device: The device that holds its weights.
 
     Raises:
         SteeringError: The dtype is unknown, or the model is gated, missing or unreachable (with the way out).
@@ -33,32 +40,78 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") 
 @lru_cache(maxsize=8)
 def _language_model(name: str, dtype: str, device: str) -> Any:
     if dtype not in DTYPES:
-        raise SteeringError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
+        raise SteeringError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return new_language_model(name, getattr(torch, dtype)).to(device).eval().requires_grad_(False)
+
+
+def new_language_model(name: str, dtype: torch.dtype) -> Any:
+    """A model of its own, to be trained or taken apart; otherwise as :func:`load_language_model`."""
+    from safetensors import SafetensorError  # these two take seconds to import: only where a model is loaded
+    from transformers import AutoModelForCausalLM
+
+    place, options = _located(name)
     try:
-        lm: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype], trust_remote_code=False)
+        lm: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, trust_remote_code=False, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreachable("model", name, error) from error
-    return lm.to(device).eval().requires_grad_(False)
+    if options:
+        lm = _plain(lm)
+    lm.name_or_path = lm.config.name_or_path = name
+    return lm
+
+
+def _located(name: str) -> tuple[str, dict[str, str]]:
+    """Where Transformers finds a model: the folder or hub id, and the GGUF file in it where it is one."""
+    if not name.endswith(".gguf"):
+        return name, {}
+    if importlib.util.find_spec("gguf") is None:
+        raise SteeringError(f"{name!r} is a GGUF file, which needs another package: pip install 'steer-env[gguf]'")
+    folder, _, file = name.rpartition("/")
+    return folder or ".", {"gguf_file": file}
+
+
+def _plain(lm: Any) -> Any:
+    """The same weights in a model that can be saved: one read from a GGUF file still calls itself quantised."""
+    config = copy.deepcopy(lm.config)
+    del config.quantization_config
+    plain = type(lm)(config).to(lm.dtype)
+    plain.load_state_dict(lm.state_dict())
+    plain.generation_config = lm.generation_config
+    return plain
 
 
 @lru_cache(maxsize=8)
 def load_tokenizer(name: str, chat: bool = False) -> Tokenizer:
-    """The tokenizer of a hub id or local folder; with ``chat``, prompts are put into its chat template.
+    """The tokenizer of a model, named as :func:`load_language_model` takes it.
+
+    With ``chat``, prompts are put into its chat template.
 
     Raises:
         SteeringError: It is gated, missing or unreachable, or has no chat template.
     """
+    from transformers import AutoTokenizer  # as above
+
+    place, options = _located(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise _unreachable("tokenizer", name, error) from error
     return Tokenizer(tokenizer, chat)
 
 
 @lru_cache(maxsize=8)
-def load_shared_dictionary(name: str, device: str) -> FeatureDictionary:
-    """:func:`steer_env.lm.sae_sources.load_dictionary`, once a process."""
-    return load_dictionary(name, device)
+def load_sae(name: str, device: str = "cpu") -> FeatureDictionary:
+    """An SAE from a folder written by SAELens or from a SAELens release, loaded once a process.
+
+    Args:
+        name: The folder, or ``"release:sae_id"`` of SAELens's table
+            (``"gemma-scope-2b-pt-res-canonical:layer_12/width_16k/canonical"``).
+        device: The device that holds its tensors.
+
+    Raises:
+        SteeringError: No source knows the name, or the SAE cannot be used as it is.
+    """
+    return open_sae(name, device)
 
 
 def weights_sha256(lm: Any) -> str:
@@ -86,8 +139,10 @@ def resolve_device(device: str) -> str:
 
 
 def _unreachable(what: str, name: str, error: Exception) -> SteeringError:
-    if Path(name).is_dir():
-        return SteeringError(f"cannot load the {what} in folder {name!r} ({first_line(error)})")
+    if Path(name).exists():
+        return SteeringError(f"cannot load the {what} in {name!r} ({first_line(error)})")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return SteeringError(f"cannot load the {what}: there is no folder or file {name!r}")
     alternative = ungated_alternative(name)
     another = f"preset={alternative!r}, which is not gated, or " if alternative else ""
     return SteeringError(

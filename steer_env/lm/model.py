@@ -4,21 +4,24 @@ A forward pass runs inside a greenlet: the hook at the steering site hands the r
 pass wakes it. Each generated token therefore costs exactly one pass.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from greenlet import getcurrent, greenlet
-from torch import Tensor
 
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
 from steer_env.lm.anatomy import find_block, forward_options, mask_maker
-from steer_env.lm.cache import LaneCache
 from steer_env.lm.passes import explained_memory, hooked_pass, pausing_pass
 
-Watcher = Callable[[Tensor, Tensor, Tensor], None]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Watcher: TypeAlias = "Callable[[Tensor, Tensor, Tensor], None]"
 _LONGEST_CHUNK = 8
 
 
@@ -51,6 +54,8 @@ class SteeredModel:
         prompt_tokens: int = 0,
         watch: Watcher | None = None,
     ):
+        from steer_env.lm.cache import LaneCache  # builds on Transformers, which takes a second to import
+
         self.lm = lm
         self.lanes = lanes
         self.layer = layer

@@ -1,15 +1,19 @@
 """Forward passes that show, and let others edit, the residual at one block. The only file that touches hooks."""
 
+from __future__ import annotations
+
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from greenlet import getcurrent
-from torch import Tensor, nn
 
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def pausing_pass(lm: Any, inputs: dict[str, Any], block: nn.Module, site: str) -> Any:

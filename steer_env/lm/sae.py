@@ -1,13 +1,17 @@
 """A sparse autoencoder as the environment uses it: activations to read, directions to write."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

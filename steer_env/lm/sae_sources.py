@@ -5,10 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from steer_env.errors import SteeringError, first_line
 from steer_env.lm.sae import FeatureDictionary
 
@@ -17,7 +13,7 @@ _CAPITAL = re.compile(r"^w_")
 _ELSEWHERE = re.compile(r"hook_(z|q|k|v|mlp_in|mlp_out|attn_in|attn_out|result|normalized)\b")
 
 
-def load_dictionary(name: str, device: str = "cpu") -> FeatureDictionary:
+def open_sae(name: str, device: str = "cpu") -> FeatureDictionary:
     """Load an SAE by name.
 
     Args:
@@ -42,6 +38,7 @@ def _is_folder(name: str) -> bool:
 
 def _from_folder(name: str, device: str) -> Any:
     from sae_lens import SAE  # takes seconds to import, and brings wandb: only where an SAE is loaded
+    from safetensors import SafetensorError
 
     if not (Path(name) / "cfg.json").is_file():
         raise SteeringError(f"{name!r} holds no cfg.json: it is not a folder written by SAELens")
@@ -84,6 +81,9 @@ def _gemma_scope_2(
 
     Even when all is in the hub's cache; these are the residual SAEs only, which are all that can steer.
     """
+    from huggingface_hub import hf_hub_download  # as above
+    from safetensors.torch import load_file
+
     place = re.search(r"resid_post.*layer_(\d+)", folder_name)
     if place is None:
         raise SteeringError(f"{repo_id}/{folder_name} is no SAE of the residual stream")

@@ -1,13 +1,17 @@
 """From logits to tokens, and between tokens and text."""
 
+from __future__ import annotations
+
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def next_tokens(logits: Tensor, temperature: float, chances: np.ndarray) -> list[int]:

@@ -16,6 +16,7 @@ from agents.analysis.feature_table import Effects, diversity, feature_record
 from agents.analysis.planted import planted_conditions, planted_record
 from agents.compare.evaluate import EvaluateConfig
 from agents.compare.evaluate import main as evaluate
+from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import load_trained, make_envs
 from agents.runs.training import TrainConfig
@@ -35,8 +36,8 @@ def make_run(tiny, folder, algo="ppo", env="Steer-TicTacToe-v0", mask="off", ext
             mask=mask,
             total_timesteps=256,
             num_envs=8,
-            env_kwargs=(*(f"{name}={json.dumps(value)}" for name, value in tiny.items()), *GAME, *extra),
-            algo_kwargs=("n_steps=16",) if "ppo" in algo else ("learning_starts=16", "gradient_steps=1"),
+            env_kwargs=tiny | parse_settings([*GAME, *extra]),
+            algo_kwargs={"n_steps": 16} if "ppo" in algo else {"learning_starts": 16, "gradient_steps": 1},
             wandb="disabled",
             runs_dir=folder,
         )

@@ -99,7 +99,7 @@ class Pieces:
     """A tokenizer whose tokens are numbered pieces of text; the first is special, ``▁`` stands for a space."""
 
     def __init__(self, *pieces):
-        self.pieces, self.tokenizer, self.all_special_ids = pieces, self, [0]
+        self.pieces, self.hf, self.all_special_ids = pieces, self, [0]
 
     def decode(self, token):
         return "" if token == 0 else self.pieces[token].removeprefix("▁")

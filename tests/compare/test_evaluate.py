@@ -17,6 +17,7 @@ from agents.compare import evaluate
 from agents.compare.evaluate import EvaluateConfig, beside_train, main
 from agents.compare.evaluation_table import print_result
 from agents.policies import trained_policy
+from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import drawn_items, load_trained, make_envs
 from agents.runs.steering import require_same_steering
@@ -40,8 +41,8 @@ def trained(tiny, tmp_path_factory):
             total_timesteps=512,
             num_envs=8,
             mask="adaptive",
-            env_kwargs=(*(f"{name}={json.dumps(value)}" for name, value in tiny.items()), *GAME),
-            algo_kwargs=("n_steps=16", "net_arch=[8]"),
+            env_kwargs=tiny | parse_settings(GAME),
+            algo_kwargs={"n_steps": 16, "net_arch": [8]},
             wandb="disabled",
             runs_dir=tmp_path_factory.mktemp("runs"),
         )
@@ -243,8 +244,8 @@ def test_strengths_are_evaluated_with_their_own_controls(tiny, tmp_path):
             env="AutoSteer-TicTacToe-v0",
             total_timesteps=128,
             num_envs=4,
-            env_kwargs=(*(f"{name}={json.dumps(value)}" for name, value in tiny.items()), *GAME, "k=3"),
-            algo_kwargs=("n_steps=16",),
+            env_kwargs=tiny | parse_settings([*GAME, "k=3"]),
+            algo_kwargs={"n_steps": 16},
             wandb="disabled",
             runs_dir=tmp_path,
         )

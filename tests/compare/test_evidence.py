@@ -13,7 +13,6 @@ from agents.compare.arms import Arm, Bench, best_fixed
 from agents.compare.evidence import EvidenceConfig, main
 from agents.compare.rows import against_trained
 from agents.compare.table import markdown
-from agents.runs.loading import parse_settings
 from experiments import evidence_summary as summary
 from steer_env.evaluation.play import Played
 from steer_env.evaluation.screening import screen_features
@@ -37,8 +36,8 @@ def cfg(tmp_path_factory) -> EvidenceConfig:
         total_timesteps=512,
         tuning_timesteps=256,
         grid=grid,
-        env_kwargs=(f"features={FEATURES}",),
-        algo_kwargs=("n_steps=4",),
+        env_kwargs={"features": FEATURES},
+        algo_kwargs={"n_steps": 4},
         test_items=30,
         oracle_items=6,
         num_envs=16,
@@ -161,10 +160,16 @@ def test_every_seed_chooses_among_what_was_screened_on_its_own_items(cfg, tmp_pa
 
 
 def test_what_learns_from_all_chooses_among_the_same(cfg, tmp_path):
-    plain = replace(cfg, env_kwargs=("features=[3, 5, 9]",), screen=2, train_samples=None, runs_dir=tmp_path)
+    plain = replace(
+        cfg,
+        env_kwargs={"features": [3, 5, 9]},
+        screen=2,
+        train_samples=None,
+        runs_dir=tmp_path,
+    )
     first, second = evidence.own_settings(plain)
     assert first == second
-    kept = parse_settings(first.env_kwargs)["features"]
+    kept = first.env_kwargs["features"]
     assert len(kept) == 2
     assert set(kept) < {3, 5, 9}
 

@@ -11,6 +11,7 @@ from agents.compare.arms import Arm
 from agents.compare.layer_features import ALL_KINDS, kind_shares, mean_bits
 from agents.compare.layer_saes import given_saes
 from agents.policies import trained_policy
+from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder
 from agents.runs.loading import drawn_items, load_trained, make_envs
 from experiments import layers as comparison
@@ -19,7 +20,7 @@ from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import fixed, search_best_fixed
 from steer_env.evaluation.play import Played, play
 from steer_env.evaluation.statistics import wilson
-from steer_env.lm.sae_sources import load_dictionary
+from steer_env.lm.sae_sources import open_sae
 from steer_env.lm.sae_training import SAEConfig
 
 GAME = ("opponent=random", "illegal=random_move", "limit=24")
@@ -38,8 +39,8 @@ def cfg(tiny, tmp_path_factory) -> LayersConfig:
         tuning_items=20,
         seeds=2,
         total_timesteps=256,
-        env_kwargs=(*(f"{name}={json.dumps(value)}" for name, value in tiny.items()), *GAME),
-        algo_kwargs=("n_steps=16",),
+        env_kwargs=tiny | parse_settings(GAME),
+        algo_kwargs={"n_steps": 16},
         test_items=20,
         oracle_items=4,
         num_envs=8,
@@ -60,7 +61,7 @@ def run_of(cfg: LayersConfig, layer: int, seed: int) -> RunFolder:
 def test_every_layer_is_trained_alike_but_for_its_own_sae_and_strength(cfg, result):
     assert [row["layer"] for row in result["layers"]] == [2, 0]
     for row in result["layers"]:
-        sae, kept = load_dictionary(row["sae"]["name"]), []
+        sae, kept = open_sae(row["sae"]["name"]), []
         assert (sae.layer, sae.site, sae.width) == (row["layer"], "post", 12)
         assert row["sae"]["explained_variance"] > 0.2
         for seed in range(2):

@@ -17,7 +17,7 @@ def cfg(tmp_path_factory) -> SampleEfficiencyConfig:
         sizes=(10, 25),
         seeds=2,
         total_timesteps=64,
-        algo_kwargs=("n_steps=4",),
+        algo_kwargs={"n_steps": 4},
         test_items=10,
         num_envs=16,
         jobs=1,

@@ -308,7 +308,7 @@ def test_behind_the_header_of_a_chat_template_options_begin_without_a_space():
         spoken = chat.spoken((" A", " B"), True)
         assert spoken == ((" A", " B") if header == "Answer:" else ("A", "B"))
         tokens = chat.options("Answer:", spoken, True)
-        assert [chat.tokenizer.convert_ids_to_tokens(token) for (token,) in tokens] == pieces
+        assert [chat.hf.convert_ids_to_tokens(token) for (token,) in tokens] == pieces
         assert chat.spoken((" A", " B"), False) == (" A", " B"), "later turns stand behind plain text"
     assert legacy_llama(vocabulary).spoken((" A", " B"), True) == (" A", " B")
 

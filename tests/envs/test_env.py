@@ -329,7 +329,7 @@ def test_a_spoilt_model_is_named_and_nobody_is_sent_to_the_hub(tiny, tmp_path, f
     folder = tmp_path / "model"
     shutil.copytree(tiny["model"], folder)
     (folder / file).write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot load the model in folder '.*model' \(.+\)$"):
+    with pytest.raises(ValueError, match=r"cannot load the model in '.*model' \(.+\)$"):
         gym.make("Steer-TicTacToe-v0", **{**tiny, "model": str(folder)})
 
 
@@ -342,7 +342,7 @@ def test_a_norm_that_cannot_be_measured_says_on_which_split(tiny, tmp_path):
 
 
 def test_an_sae_of_another_width_is_refused(tiny, tmp_path):
-    from conftest import save_sae
+    from tests.conftest import save_sae
 
     save_sae(tmp_path, width=16)
     with pytest.raises(ValueError, match="reads a residual of width 16, but the model's is 32"):
@@ -359,7 +359,7 @@ def test_the_saes_own_record_gives_the_layer(tiny):
 
 
 def test_an_sae_steers_where_it_was_trained_or_warns(tiny, tmp_path):
-    from conftest import save_sae
+    from tests.conftest import save_sae
 
     save_sae(tmp_path, hook="blocks.2.hook_resid_pre")
     given = {**tiny, "sae": str(tmp_path)}
@@ -381,7 +381,7 @@ def test_overriding_the_place_of_a_preset_measures_the_norm_anew():
 
 
 def test_an_sae_of_something_else_than_the_residual_is_refused(tiny, tmp_path):
-    from conftest import save_sae
+    from tests.conftest import save_sae
 
     save_sae(tmp_path, hook="blocks.1.hook_mlp_out")
     with pytest.raises(ValueError, match=r"trained on 'blocks.1.hook_mlp_out', which is no residual stream"):

@@ -57,6 +57,7 @@ def test_unsteered_is_the_model_alone(make, env):
 def test_random_feature_uses_all_features_about_equally_and_never_the_no_op(make):
     policy = CONTROLS["random_feature"](Setting(seed=0))
     envs = make()
+    envs.reset(seed=0)
     drawn = np.concatenate([policy(None, Lanes.at_reset(envs, 1))[0] for _ in range(2000)])
     counts = np.bincount(drawn, minlength=24)
     assert len(counts) == 24
@@ -104,6 +105,7 @@ def test_most_active_is_the_strongest_feature_behind_the_actions(make):
 
 def test_pushes_of_a_box_are_one_strength_at_either_bound(make):
     envs = make(AUTOSTEER, k=3, bound=0.5)
+    envs.reset(seed=0)
     assert pushes(envs).tolist() == [[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5], [-0.5, 0, 0], [0, -0.5, 0], [0, 0, -0.5]]
     actions, _ = fixed(4)(None, Lanes.at_reset(envs, 1))
     assert actions.tolist() == [[0, -0.5, 0]] * 6
@@ -112,6 +114,7 @@ def test_pushes_of_a_box_are_one_strength_at_either_bound(make):
 
 def test_random_strengths_fill_the_box(make):
     envs = make(AUTOSTEER, k=3, bound=0.5)
+    envs.reset(seed=0)
     policy = CONTROLS["random_strengths"](Setting(seed=0))
     drawn = np.concatenate([policy(None, Lanes.at_reset(envs, 1))[0] for _ in range(500)])
     assert drawn.min() >= -0.5

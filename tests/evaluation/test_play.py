@@ -148,7 +148,7 @@ def test_a_masked_policy_sees_the_observation_of_its_training(make, mask_name):
     vec_env.seed(11)
     seen = vec_env.reset()
     before = mask.state_dict()
-    actions, details = trained_policy(model, mask)(envs.unwrapped.episode.observe(), envs)
+    actions, details = trained_policy(model, mask)(envs.unwrapped.episode.observe(), Lanes.at_reset(envs, 1))
     np.testing.assert_array_equal(actions, model.predict(seen, deterministic=True)[0])
     assert np.take_along_axis(vec_env.mask.legal(envs.action_masks()), actions[:, None], axis=1).all()
     values, log_probs, entropies = model.policy.evaluate_actions(

@@ -24,6 +24,7 @@ from agents.inside.controller_states import (
 from agents.inside.probes_data import OBSERVATION
 from agents.inside.recording import Recording, RolloutConfig
 from agents.inside.worlds.tictactoe_facts import board_after, fact_table, facts, value_to_mover
+from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import fresh_agent, load_trained, make_envs
 from agents.runs.training import TrainConfig
@@ -159,8 +160,8 @@ def run(tiny: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Pa
             mask="generation",
             total_timesteps=256,
             num_envs=8,
-            env_kwargs=(*settings, "opponent=random", "illegal=random_move", "coefficient=2"),
-            algo_kwargs=("n_steps=16", 'policy_kwargs={"net_arch": [16, 12]}'),
+            env_kwargs=parse_settings([*settings, "opponent=random", "illegal=random_move", "coefficient=2"]),
+            algo_kwargs={"n_steps": 16, "policy_kwargs": {"net_arch": [16, 12]}},
             wandb="disabled",
             runs_dir=tmp_path_factory.mktemp("runs"),
         )

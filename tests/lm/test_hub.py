@@ -180,7 +180,7 @@ from huggingface_hub import hf_hub_download
 from sae_lens import SAE
 from safetensors.torch import load_file
 from steer_env.errors import NotTheBenchmark
-from steer_env.sae_sources import load_dictionary
+from steer_env.lm.sae_sources import open_sae
 warnings.simplefilter("error", NotTheBenchmark)
 result = {}
 for preset in ("gemma-2-2b", "gemma-3-270m", "gpt2"):
@@ -205,7 +205,7 @@ def shapes(repo, name):  # SAELens asks the network for these
 
 loaders.get_safetensors_tensor_shapes = shapes
 release, sae_id = "gemma-scope-2-270m-pt-res", "layer_12_width_16k_l0_medium"
-theirs, ours = SAE.from_pretrained(release, sae_id), load_dictionary(f"{release}:{sae_id}")
+theirs, ours = SAE.from_pretrained(release, sae_id), open_sae(f"{release}:{sae_id}")
 residual = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
 activations = ours.encode(residual)
 result["same"] = {

@@ -13,7 +13,7 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from steer_env.errors import SteeringError
-from steer_env.lm.sae_sources import load_dictionary
+from steer_env.lm.sae_sources import open_sae
 
 WIDTH, FEATURES, K = 16, 40, 5
 ARCHITECTURES = ["standard", "topk", "batchtopk", "jumprelu", "gated"]
@@ -70,7 +70,7 @@ def test_activations_and_directions_are_the_papers(architecture, tmp_path):
         sae.save_inference_model(tmp_path)
     else:
         sae.save_model(tmp_path)
-    dictionary = load_dictionary(str(tmp_path))
+    dictionary = open_sae(str(tmp_path))
     residual = torch.randn(7, 3, WIDTH)
     expected = by_hand(architecture, sae, residual)
     assert (expected > 0).any()
@@ -83,7 +83,7 @@ def test_activations_and_directions_are_the_papers(architecture, tmp_path):
 
 def test_one_residual_is_encoded_as_in_a_batch(tmp_path):
     make_sae("topk").save_model(tmp_path)
-    dictionary = load_dictionary(str(tmp_path))
+    dictionary = open_sae(str(tmp_path))
     residual = torch.randn(5, WIDTH)
     alone = torch.stack([dictionary.encode(row) for row in residual])
     assert torch.allclose(alone, dictionary.encode(residual), atol=1e-6)
@@ -94,12 +94,12 @@ def test_an_unfolded_activation_scale_is_refused(tmp_path):
     sae.cfg.normalize_activations = "expected_average_only_in"
     sae.save_model(tmp_path)
     with pytest.raises(SteeringError, match="not folded into its weights"):
-        load_dictionary(str(tmp_path))
+        open_sae(str(tmp_path))
 
 
 def test_a_folder_that_is_no_sae_is_named(tmp_path):
     with pytest.raises(SteeringError, match=r"holds no cfg\.json"):
-        load_dictionary(str(tmp_path))
+        open_sae(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_a_spoilt_sae_is_named(tmp_path, file, content):
     make_sae("standard").save_model(tmp_path)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(SteeringError, match=re.escape(f"cannot read the SAE in {str(tmp_path)!r} (")):
-        load_dictionary(str(tmp_path))
+        open_sae(str(tmp_path))
 
 
 def test_an_sae_without_its_weights_is_named(tmp_path):
     make_sae("standard").save_model(tmp_path)
     (tmp_path / "sae_weights.safetensors").unlink()
     with pytest.raises(SteeringError, match=re.escape(f"cannot read the SAE in {str(tmp_path)!r} (")):
-        load_dictionary(str(tmp_path))
+        open_sae(str(tmp_path))

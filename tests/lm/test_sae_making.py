@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import steer_env  # noqa: F401  # registers the environments
 from experiments.make.sae import Config, main
 from steer_env.lm.loading import weights_sha256
-from steer_env.lm.sae_sources import load_dictionary
+from steer_env.lm.sae_sources import open_sae
 from steer_env.lm.sae_training import ARCHITECTURES, SAEConfig, loss_recovered, residuals, sae_quality, train_sae
 from steer_env.lm.text_residuals import (
     Place,
@@ -270,7 +270,7 @@ def test_main_writes_an_sae_that_the_environment_takes(config: Config, architect
     ]
     sae = SAE.load_from_disk(config.folder)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(24))
-    dictionary = load_dictionary(str(config.folder))
+    dictionary = open_sae(str(config.folder))
     assert (dictionary.layer, dictionary.site) == (1, "post")
     env = gym.make("Steer-TicTacToe-v0", model=config.model, sae=str(config.folder), coefficient=1.0, max_new_tokens=2)
     assert env.action_space.n == 25

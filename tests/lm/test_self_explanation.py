@@ -17,7 +17,7 @@ from experiments.make.locked.instrument import generate
 from experiments.make.locked.texts import MANNERS
 from steer_env.errors import SteeringError
 from steer_env.lm.labels import feature_labels, read_labels
-from steer_env.lm.loading import load_language_model, load_shared_dictionary, load_tokenizer, weights_sha256
+from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer, weights_sha256
 from steer_env.lm.self_explanation import (
     Chance,
     Depths,
@@ -133,7 +133,7 @@ def plain(lm, words, question, depths, vector, tokens):
 @pytest.mark.parametrize("depths", [Depths(0, 2), Depths(1, 1), Depths(2, 2)])
 def test_lanes_are_a_plain_model_with_hooks(tiny, words, question, depths):
     lm = load_language_model(tiny["model"])
-    rows = load_shared_dictionary(tiny["sae"], "cpu").directions[:5]
+    rows = load_sae(tiny["sae"], "cpu").directions[:5]
     scales = residual_norm(lm, question, depths) * torch.tensor([0.5, 2.0])
     trials = explain(lm, words, question, depths, rows, scales, LIMITS)
     for i, row in enumerate(rows):
@@ -148,7 +148,7 @@ def test_lanes_are_a_plain_model_with_hooks(tiny, words, question, depths):
 def test_a_cosine_does_not_depend_on_the_batch(tiny, words, question):
     """Nor on how many lanes share a pass; another row's length least of all."""
     lm, depths, scales = load_language_model(tiny["model"]), Depths(1, 2), torch.tensor([1.0, 3.0, 500.0])
-    rows = load_shared_dictionary(tiny["sae"], "cpu").directions[:4]
+    rows = load_sae(tiny["sae"], "cpu").directions[:4]
     together = explain(lm, words, question, depths, rows, scales, LIMITS)
     parted = explain(lm, words, question, depths, rows, scales, LIMITS._replace(lanes=5))
     assert parted.answers == together.answers
@@ -232,7 +232,7 @@ def planted():
 def test_planted_features_say_what_their_conditions_make_the_model_say(planted):
     """Instead of a word that is no cue; the same words as with the cue written out, in nearly all of the replies."""
     lm, words = load_language_model(str(LOCKED)), load_tokenizer(str(LOCKED))
-    rows = load_shared_dictionary(str(LOCKED / "sae_recall"), "cpu").directions[planted]
+    rows = load_sae(str(LOCKED / "sae_recall"), "cpu").directions[planted]
     openers, replies, task = 0, 0, TASKS["simpleqa"](split="validation")
     for item in range(3):
         opening = task.start(item).opening

@@ -1,7 +1,6 @@
 """The self-check of runs: a sound run passes, and each planted fault fails the check that is for it, and no other."""
 
 import json
-import runpy
 import shutil
 
 import gymnasium as gym
@@ -24,6 +23,7 @@ from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
 from agents.trial import part_of, try_update
 from agents.vec_env import SB3VecEnv
+from experiments.__main__ import main as steer
 from steer_env.envs.actions import FeatureChoice
 from steer_env.lm.loading import load_language_model
 from steer_env.lm.model import SteeredModel
@@ -43,8 +43,10 @@ def make_run(tiny, folder, algo="ppo", mask="off", **kwargs):
             total_timesteps=256,
             num_envs=8,
             mask=mask,
-            env_kwargs=tuple(f"{name}={json.dumps(value)}" for name, value in env_kwargs.items()),
-            algo_kwargs=("n_steps=8", "policy_kwargs={}") if on_policy else ("learning_starts=16", "gradient_steps=1"),
+            env_kwargs=env_kwargs,
+            algo_kwargs={"n_steps": 8, "policy_kwargs": {}}
+            if on_policy
+            else {"learning_starts": 16, "gradient_steps": 1},
             wandb="disabled",
             runs_dir=folder,
         )
@@ -153,14 +155,11 @@ def test_what_is_not_there_is_not_checked(run):
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-def test_the_command_fails_when_a_check_does(run, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["check", "--run", str(run), "--items", "2"])
-    runpy.run_module("agents.runs.checks", run_name="__main__")
+def test_the_command_fails_when_a_check_does(run):
+    flags = ["check", "--run", str(run), "--items", "2"]
+    assert steer(flags) == 0
     rewrite(run, lambda row: {**row, "return": 0.0})
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_module("agents.runs.checks", run_name="__main__")
-    assert exit_.value.code == 1
+    assert steer(flags) == 1
     with pytest.raises(ValueError, match="at least 1, got 0"):
         main(CheckConfig(run, 0))
 

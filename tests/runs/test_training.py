@@ -15,28 +15,31 @@ import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 
 import agents.runs.training as train
+import experiments.train
 from agents.algos import ALGOS, make_algo
 from agents.runs.checkpoints import lane_seed, random_states, restore, save_state, set_random_states
-from agents.runs.config import from_flags, require_same_settings
+from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
-from agents.runs.loading import load_trained, make_envs, parse_settings
-from agents.runs.training import TrainConfig, main, settings_of
+from agents.runs.loading import load_trained, make_envs
+from agents.runs.training import TrainConfig, main
 from agents.vec_env import SB3VecEnv
+from experiments.__main__ import parse
 from tests.toys import CueVectorEnv
 
 # Kills itself in the middle of writing the row of an episode, between two checkpoints.
 SUICIDAL = """
-import os, signal, sys, tyro
-from experiments import run_folder, train
-write = run_folder.JsonLines.write
+import os, signal, sys
+from agents.runs import folder
+from experiments.__main__ import run
+write = folder.JsonLines.write
 def half(log, row):
     if row.get("episode") == int(os.environ["DIES_AT_EPISODE"]):
-        log._file.write(run_folder.to_json(row).encode()[:20])
+        log._file.write(folder.to_json(row).encode()[:20])
         log._file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     write(log, row)
-run_folder.JsonLines.write = half
-train.main(tyro.cli(train.TrainConfig))
+folder.JsonLines.write = half
+run("train", sys.argv[1:])
 """
 
 
@@ -47,8 +50,8 @@ def config(tiny, tmp_path):
         total_timesteps=960,
         num_envs=4,
         seed=2,
-        env_kwargs=tuple(f"{name}={json.dumps(value)}" for name, value in tiny.items()),
-        algo_kwargs=("n_steps=16", "n_epochs=1", "net_arch=[8]"),
+        env_kwargs=tiny,
+        algo_kwargs={"n_steps": 16, "n_epochs": 1, "net_arch": [8]},
         checkpoint_every=128,
         wandb="disabled",
         runs_dir=tmp_path / "runs",
@@ -58,9 +61,14 @@ def config(tiny, tmp_path):
 def flags(cfg):
     listed = []
     for name, value in vars(cfg).items():
-        if name != "resume" and value != ():
-            listed += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+        if name != "resume" and value != {}:
+            listed.append(f"--{name.replace('_', '-')}")
+            listed += [f"{k}={json.dumps(v)}" for k, v in value.items()] if isinstance(value, dict) else [str(value)]
     return listed
+
+
+def from_flags(args):
+    return parse("train", experiments.train, args)
 
 
 def rows(path, name):
@@ -131,18 +139,29 @@ def test_one_run_leaves_what_its_folder_promises(config, tiny):
 @pytest.mark.parametrize(
     ("algo", "env", "extra"),
     [
-        ("ppo", "Steer-TicTacToe-v0", {"mask": "adaptive", "head": "tied", "algo_kwargs": ("n_steps=16",)}),
-        ("dqn", "Steer-TicTacToe-v0", {"algo_kwargs": ("learning_starts=32", "buffer_size=2000", "gradient_steps=1")}),
+        ("ppo", "Steer-TicTacToe-v0", {"mask": "adaptive", "head": "tied", "algo_kwargs": {"n_steps": 16}}),
+        (
+            "dqn",
+            "Steer-TicTacToe-v0",
+            {"algo_kwargs": {"learning_starts": 32, "buffer_size": 2000, "gradient_steps": 1}},
+        ),
         (
             "sac",
             "AutoSteer-TicTacToe-v0",
-            {"algo_kwargs": ("learning_starts=32", "buffer_size=2000", "gradient_steps=1", "net_arch=[8]")},
+            {"algo_kwargs": {"learning_starts": 32, "buffer_size": 2000, "gradient_steps": 1, "net_arch": [8]}},
         ),
     ],
 )
 def test_ctrl_c_leaves_a_checkpoint_that_goes_on(config, monkeypatch, algo, env, extra):
-    extra_env = ("k=4",) if env.startswith("Auto") else ()
-    cfg = replace(config, algo=algo, env=env, total_timesteps=256, **extra, env_kwargs=config.env_kwargs + extra_env)
+    extra_env = {"k": 4} if env.startswith("Auto") else {}
+    cfg = replace(
+        config,
+        algo=algo,
+        env=env,
+        total_timesteps=256,
+        **extra,
+        env_kwargs=config.env_kwargs | extra_env,
+    )
     write, seen = train.EpisodeLog._on_step, []
 
     def interrupt(log):
@@ -190,7 +209,7 @@ def test_a_checkpoint_puts_back_parameters_and_random_states(config, monkeypatch
     np.random.seed(9)
     torch.manual_seed(9)
     run = RunFolder.open(path)
-    training = train.Training.begin(settings_of(config), run, path)
+    training = train.Training.begin(config.settings(), run, path)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
     saved = load_from_zip_file(newest / "model.zip", device="cpu")[1]["policy"]
     loaded = training.model.policy.state_dict()
@@ -225,12 +244,10 @@ def test_a_changed_language_model_stops_the_run(config, monkeypatch):
         ({"algo": "pppo"}, "'pppo'"),
         ({"mask": "some"}, "'some'"),
         ({"head": "round"}, "'round'"),
-        ({"env_kwargs": ("opponent=",)}, "opponent must be"),
-        ({"env_kwargs": ("no_such=1",)}, "'no_such'"),
-        ({"env_kwargs": ("mask=all",)}, "'mask' is not for env_kwargs"),
-        ({"env_kwargs": ("alone",)}, "'alone'"),
-        ({"env_kwargs": ("side=O", "side=X")}, "'side' is given twice"),
-        ({"algo_kwargs": ("no_such=1",)}, "'no_such'"),
+        ({"env_kwargs": {"opponent": ""}}, "opponent must be"),
+        ({"env_kwargs": {"no_such": 1}}, "'no_such'"),
+        ({"env_kwargs": {"mask": "all"}}, "'mask' is not for env_kwargs"),
+        ({"algo_kwargs": {"no_such": 1}}, "'no_such'"),
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
         ({"total_timesteps": 0}, "total_timesteps must be at least 1, got 0"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
@@ -239,22 +256,22 @@ def test_a_changed_language_model_stops_the_run(config, monkeypatch):
         ({"name": ".."}, r"plain folder name, got '\.\.'"),
         ({"name": "../a"}, r"plain folder name, got '\.\./a'"),
         ({"name": "/a"}, "plain folder name, got '/a'"),
-        ({"mask_kwargs": ("width=3",)}, "mask 'off' takes no settings, got width"),
-        ({"mask": "current", "mask_kwargs": ("width=3",)}, "mask 'current' takes no settings, got width"),
-        ({"mask": "adaptive", "mask_kwargs": ("wdth=3",)}, "mask 'adaptive' takes only width, beta, .*, got wdth"),
-        ({"mask": "adaptive", "mask_kwargs": ("seed=3",)}, "mask 'adaptive' takes .*, got seed"),
-        ({"algo_kwargs": ("n_steps=257",), "num_envs": 1}, "no minibatch of 32 to 256"),
+        ({"mask_kwargs": {"width": 3}}, "mask 'off' takes no settings, got width"),
+        ({"mask": "current", "mask_kwargs": {"width": 3}}, "mask 'current' takes no settings, got width"),
+        ({"mask": "adaptive", "mask_kwargs": {"wdth": 3}}, "mask 'adaptive' takes only width, beta, .*, got wdth"),
+        ({"mask": "adaptive", "mask_kwargs": {"seed": 3}}, "mask 'adaptive' takes .*, got seed"),
+        ({"algo_kwargs": {"n_steps": 257}, "num_envs": 1}, "no minibatch of 32 to 256"),
     ],
 )
 def test_a_wrong_setting_is_named_and_leaves_no_folder(config, change, message):
     if "env_kwargs" in change:
-        change = {"env_kwargs": config.env_kwargs + change["env_kwargs"]}
+        change = {"env_kwargs": config.env_kwargs | change["env_kwargs"]}
     with pytest.raises(ValueError, match=message):
         main(replace(config, **change))
     assert not config.runs_dir.exists()
 
 
-@pytest.mark.parametrize("change", [{"threads": 0}, {"total_timesteps": 0}, {"mask_kwargs": ("width=3",)}])
+@pytest.mark.parametrize("change", [{"threads": 0}, {"total_timesteps": 0}, {"mask_kwargs": {"width": 3}}])
 def test_what_needs_no_model_is_refused_before_one_is_loaded(config, monkeypatch, change):
     monkeypatch.setattr(train, "make_envs", None)
     with pytest.raises(ValueError, match=r"must be at least 1|no settings"):
@@ -263,9 +280,9 @@ def test_what_needs_no_model_is_refused_before_one_is_loaded(config, monkeypatch
 
 def test_resuming_takes_what_is_left_out_from_the_run_and_refuses_what_differs(config):
     """Also where the flag gives what would be the default of a new run."""
-    path = RunFolder.create(config.runs_dir / "a", settings_of(config)).path
+    path = RunFolder.create(config.runs_dir / "a", config.settings()).path
     again = ["--name", "a", "--runs-dir", str(path.parent), "--resume"]
-    assert settings_of(from_flags(again)) == settings_of(config)
+    assert from_flags(again).settings() == config.settings()
     saved = RunFolder.open(path).config
     for flags_given, message in (
         (["--total-timesteps", "100000"], "total_timesteps was 960 .* got 100000"),
@@ -274,16 +291,16 @@ def test_resuming_takes_what_is_left_out_from_the_run_and_refuses_what_differs(c
         (["--wandb", "offline"], "wandb was 'disabled' .* got 'offline'"),
     ):
         with pytest.raises(ValueError, match=message):
-            require_same_settings(from_flags([*again, *flags_given]), saved)
+            from_flags([*again, *flags_given]).require_recorded(saved)
     same = from_flags([*again, "--seed", "2", "--total-timesteps", "960"])
     assert same == replace(from_flags(again), resume=True)
-    require_same_settings(same, saved)
+    same.require_recorded(saved)
     assert from_flags(["--name", "b", "--seed", "2"]) == TrainConfig(name="b", seed=2)
 
 
 def test_the_record_says_what_actions_mean_and_a_resumed_run_must_mean_the_same(config, tiny):
-    extra = ("coefficient=3.0", "coefficient_unit=residual", "features=[4, 1]")
-    cfg = replace(config, total_timesteps=64, env_kwargs=config.env_kwargs + extra)
+    extra = {"coefficient": 3.0, "coefficient_unit": "residual", "features": [4, 1]}
+    cfg = replace(config, total_timesteps=64, env_kwargs=config.env_kwargs | extra)
     path = main(cfg)
     run = RunFolder.open(path)
     saved = run.config["steering"]
@@ -305,8 +322,8 @@ def test_the_record_says_what_actions_mean_and_a_resumed_run_must_mean_the_same(
 
 @pytest.mark.parametrize(("algo", "env"), [("dqn", "Steer-TicTacToe-v0"), ("sac", "AutoSteer-TicTacToe-v0")])
 def test_the_warm_up_of_off_policy_algorithms_goes_on_and_does_not_repeat(config, tmp_path, algo, env):
-    cfg = replace(config, algo=algo, env=env, env_kwargs=config.env_kwargs + (("k=4",) if algo == "sac" else ()))
-    vec_env = SB3VecEnv(make_envs(settings_of(cfg), "train", 4))
+    cfg = replace(config, algo=algo, env=env, env_kwargs=config.env_kwargs | ({"k": 4} if algo == "sac" else {}))
+    vec_env = SB3VecEnv(make_envs(cfg.settings(), "train", 4))
     model = make_algo(algo, vec_env, seed=0, device="cpu", buffer_size=100, learning_starts=1000, net_arch=[8])
     first = np.array([model.action_space.sample() for _ in range(8)])
     model.set_random_seed(0)

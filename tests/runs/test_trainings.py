@@ -8,16 +8,18 @@ import time
 
 import pytest
 
+from agents.runs.config import Trainings
 from agents.runs.folder import RunFolder
-from agents.runs.trainings import Trainings, train_all
+from agents.runs.trainings import train_all
 
-TINY = {"env": "Steer-TicTacToe-v0", "name": "tiny", "num_envs": 4, "algo_kwargs": ("n_steps=4",)}
+TINY = {"env": "Steer-TicTacToe-v0", "name": "tiny", "num_envs": 4, "algo_kwargs": {"n_steps": 4}}
 
 # Starts two trainings that would take hours, tells the processes, and waits to be killed.
 ENDLESS = """
 import multiprocessing, sys, threading, time
 from pathlib import Path
-from experiments.trainings import Trainings, train_all
+from agents.runs.config import Trainings
+from agents.runs.trainings import train_all
 cfg = Trainings(env="Steer-TicTacToe-v0", name="endless", total_timesteps=10**9, runs_dir=Path(sys.argv[1]))
 two = [cfg.training(str(seed), seed, cfg.folder) for seed in range(2)]
 threading.Thread(target=train_all, args=(two, 2), daemon=True).start()
@@ -29,11 +31,17 @@ time.sleep(600)
 
 
 def test_a_training_has_the_common_settings_and_its_own(tmp_path):
-    cfg = Trainings(**TINY, total_timesteps=96, mask="current", env_kwargs=("k=3",), runs_dir=tmp_path)
+    cfg = Trainings(
+        **TINY,
+        total_timesteps=96,
+        mask="current",
+        env_kwargs={"k": 3},
+        runs_dir=tmp_path,
+    )
     training = cfg.training("b", 5, cfg.folder, {"epsilon": 0.2})
     assert (training.name, training.seed, training.runs_dir) == ("b", 5, tmp_path / "tiny")
     assert (training.mask, training.num_envs, training.total_timesteps) == ("current", 4, 96)
-    assert training.env_kwargs == ("k=3", "epsilon=0.2")
+    assert training.env_kwargs == {"k": 3, "epsilon": 0.2}
     assert training.checkpoint_every == 96
 
 
@@ -44,8 +52,8 @@ def test_a_number_out_of_range_is_named(name):
 
 
 def test_a_later_setting_takes_the_place_of_an_earlier_one():
-    cfg = Trainings(**TINY, env_kwargs=("features=[1,2,3]", "epsilon=0.1"))
-    assert cfg.choosing_among([2]).env_kwargs == ("features=[2]", "epsilon=0.1")
+    cfg = Trainings(**TINY, env_kwargs={"features": [1, 2, 3], "epsilon": 0.1})
+    assert cfg.choosing_among([2]).env_kwargs == {"features": [2], "epsilon": 0.1}
     assert cfg.choosing_among(None) is cfg
 
 

@@ -1,0 +1,112 @@
+"""What there is to choose from: ids, presets, algorithms, masks, observations, controls, from their own tables."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import gymnasium as gym
+
+import steer_env
+from agents.algos import ALGOS
+from agents.runs.config import one_of
+from steer_env.evaluation.controls import BOX_ONLY
+from steer_env.lm.presets import find_preset
+
+Rows = Iterable[tuple[str, ...]]
+
+
+def environments() -> Rows:
+    """Every registered id with its task; a task without an embedded model needs ``model=`` and ``sae=``."""
+    for env_id, spec in gym.registry.items():
+        if "steer_env" in str(spec.entry_point):
+            task = spec.kwargs["task"]
+            yield env_id, task, about(steer_env.TASKS[task]), runs_on(task)
+
+
+def presets() -> Rows:
+    """Every preset; the embedded one is another model for another task."""
+    yield "embedded", "tiny models in this package", "the card's", "no download; scores are not the benchmark's"
+    for name, row in steer_env.PRESETS.items():
+        where = f"{row.site} of block {row.layer}"
+        needs = f"licence on the hub (else {row.alternative})" if row.gated else "download"
+        yield name, row.model, where, needs
+
+
+def algorithms() -> Rows:
+    """Every algorithm of Stable-Baselines3 and its contrib that is offered."""
+    for name, row in ALGOS.items():
+        yield name, " or ".join(sorted(row.actions)), "mask, tied head" if row.masked else "no mask"
+
+
+def masks() -> Rows:
+    """Every mask of legal actions."""
+    for name, row in steer_env.MASKS.items():
+        legal = f"{about(row.make)} Scope: {row.scope}." if row.make else "Every feature is legal."
+        yield name, legal
+
+
+def observations() -> Rows:
+    """What an agent may see."""
+    for name, make in steer_env.OBSERVATIONS.items():
+        yield name, about(make)
+
+
+def controls() -> Rows:
+    """What a trained policy has to beat."""
+    for name, make in steer_env.CONTROLS.items():
+        yield name, about(make), "strengths only" if name in BOX_ONLY else "all actions"
+
+
+TABLES: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
+    "environments": (("id", "task", "what is asked and what scores", "runs on"), environments),
+    "presets": (("preset", "model", "SAE at", "needs"), presets),
+    "algorithms": (("algorithm", "actions", "takes"), algorithms),
+    "masks": (("mask", "what is legal"), masks),
+    "observations": (("observation", "what it is"), observations),
+    "controls": (("control", "what it does", "for"), controls),
+}
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Show what there is to choose from, and what each needs."""
+
+    only: Annotated[str, one_of(("everything", *TABLES))] = "everything"
+    """One of the tables."""
+
+
+def main(cfg: ListConfig) -> None:
+    """Print the tables."""
+    from rich.console import Console
+
+    console = Console()
+    for name in TABLES if cfg.only == "everything" else (cfg.only,):
+        console.print(as_table(name))
+
+
+def about(thing: Any) -> str:
+    """The first sentence of its documentation."""
+    text = " ".join((thing.__doc__ or "").split())
+    return text.split(". ")[0].rstrip(".") + "."
+
+
+def runs_on(task: str) -> str:
+    """The embedded model that knows the task, or what has to be given."""
+    try:
+        return f"embedded {find_preset('embedded', task).model.rpartition('/')[2]} model"
+    except ValueError:
+        return "model= and sae="
+
+
+def as_table(name: str) -> Any:
+    """One of ``TABLES`` for the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    columns, rows = TABLES[name]
+    table = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows():
+        table.add_row(*row)
+    return table
