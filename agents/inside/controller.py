@@ -1,4 +1,4 @@
-"""What a steering policy represents: its states in games of tic-tac-toe, and how well its layers tell what is true there.
+"""What a steering policy represents: its states in games of tic-tac-toe, and what its layers say of them.
 
 Each state counts once. Every layer stands beside the residual that the policy reads and an untrained policy.
 """
@@ -15,7 +15,6 @@ import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
 from agents.inside.probes import FitConfig, LossWeights
 from agents.inside.recordings import PREDICATE, Recording, RolloutConfig, recompute
@@ -158,6 +157,19 @@ def canonical(board: Sequence[int]) -> tuple[int, ...]:
     square = np.array(board).reshape(3, 3)
     turned = [np.rot90(side, turns) for side in (square, square.T) for turns in range(4)]
     return min(tuple(int(cell) for cell in one.ravel()) for one in turned)
+
+
+def require_tictactoe(config: Mapping[str, Any]) -> None:
+    """Refuse runs of other tasks, and agents without actor and critic.
+
+    Raises:
+        ValueError: The run's settings are of such a one.
+    """
+    if config["env"] != "Steer-TicTacToe-v0" or config["algo"] not in ("ppo", "a2c"):
+        raise ValueError(
+            "the controller of a Steer-TicTacToe-v0 run by ppo or a2c can be looked into, got "
+            f"{config['env']} by {config['algo']}"
+        )
 
 
 def record_run(

@@ -41,8 +41,19 @@ _FORMATS |= dict.fromkeys(("features", "shuffled_features", "told"), "g")
 _TRUE, _FALSE = "#1b7f4b", "#b3382c"
 # Okabe and Ito's palette, which colour-blind readers can tell apart; white where a cell is empty.
 _CHANNELS = ListedColormap(
-    ["white", "#0072b2", "#d55e00", "#f0c9a0", "#8c8c8c", "#009e73"]
-    + ["#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "black"]
+    [
+        "white",
+        "#0072b2",
+        "#d55e00",
+        "#f0c9a0",
+        "#8c8c8c",
+        "#009e73",
+        "#cc79a7",
+        "#e69f00",
+        "#56b4e9",
+        "#f0e442",
+        "black",
+    ]
 )
 
 

@@ -1,13 +1,14 @@
 """The agents that are looked into: for each world one recipe that learns it in minutes on one core.
 
-They are trained here or read from the folders of ``steer make-agents``.
+They are trained and saved here, or read from the folders of ``steer make-agents``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -176,6 +177,52 @@ class AgentCard(ResultFile):
     config: dict[str, Any]
     wall_s: float
     cpu_s: float
+
+
+def new_card(
+    env: str, env_kwargs: Mapping[str, Any], seed: int, hidden: tuple[int, ...], config: Mapping[str, Any]
+) -> AgentCard:
+    """The card of an agent before its training; arguments as in its attributes."""
+    algorithm = recipe_of(env).algorithm.__name__
+    return AgentCard(env, dict(env_kwargs), seed, algorithm, 0, hidden, {}, dict(config), 0.0, 0.0)
+
+
+class AgentSaver:
+    """Evaluates and saves an agent with its card; as a callback of SB3, at the steps asked for.
+
+    Args:
+        folder: Folder of the agent; those on the way go into folders below it.
+        card: Its card before the training.
+        episodes: Episodes of an evaluation, where the world is not evaluated exactly.
+        saves: Steps of training at which the agent is saved, the end apart.
+    """
+
+    def __init__(self, folder: Path, card: AgentCard, episodes: int, saves: Sequence[int]) -> None:
+        self.folder, self.card, self.episodes, self.due = folder, card, episodes, sorted(set(saves))
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        self.cards: list[AgentCard] = []
+
+    def __call__(self, local_names: dict[str, Any], _: dict[str, Any]) -> bool:
+        """Save the model if a save is due; the training always goes on."""
+        model = local_names["self"]
+        if self.due and model.num_timesteps >= self.due[0]:
+            self.save(model, self.folder / f"steps-{self.due.pop(0)}")
+        return True
+
+    def save(self, model: BaseAlgorithm, folder: Path) -> None:
+        """Write ``agent.zip`` and ``agent.json``."""
+        card = replace(
+            self.card,
+            steps=model.num_timesteps,
+            wall_s=time.perf_counter() - self.wall,
+            cpu_s=time.process_time() - self.cpu,
+            evaluation=earnings(model, self.card.env, self.card.env_kwargs, self.episodes, self.card.seed),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save(folder / "agent.zip")
+        card.write(folder / "agent.json")
+        self.cards.append(card)
+        print(f"{folder}: {card.evaluation}, {card.cpu_s:.0f} s of CPU")
 
 
 @dataclass(frozen=True)

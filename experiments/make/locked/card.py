@@ -7,7 +7,7 @@ from typing import Any
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """Markdown from the card of `experiments.make.locked.__main__`."""
+    """Markdown from the card of ``steer make-locked``."""
     m, c = card["measured"], card["config"]
     lm = c["lm"]
     talking, other = lm["over_layers"][:2]
@@ -57,7 +57,7 @@ The planted conditions, and the features that detect them where replies begin:
 |---|---|---|---|---|---|
 {_condition_rows([row for sae in m["saes"].values() for row in sae["conditions"]])}
 
-Made by `python -m experiments.make_locked`; settings, versions and hashes are in `card.json`.
+Made by `steer make-locked`; settings, versions and hashes are in `card.json`.
 """
 
 

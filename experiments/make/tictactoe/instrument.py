@@ -65,7 +65,7 @@ def measure(kwargs: Mapping[str, Any], episodes: int, positions: int, seed: int)
 
 
 def shares(played: Played) -> dict[str, float]:
-    """``draw_rate``, the share of games that O did not lose, and ``legal_rate``, the share of its moves that were legal."""
+    """``draw_rate``: share of games that O did not lose; ``legal_rate``: share of its moves that were legal."""
     legal = sum(len(final["moves"]) // 2 for final in played.episodes)  # O's: the teacher opened
     illegal = sum(final["illegal_moves"] for final in played.episodes)
     return {"draw_rate": float(played.scores.mean()), "legal_rate": float(legal / (legal + illegal))}
