@@ -14,15 +14,15 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
+from agents.algos import HEADS
 from steer_env.evaluation.masks import carries_mask
 
-HEADS = ("linear", "tied")
 ILLEGAL_LOGIT = -1e8  # sb3-contrib's value: its probability is exactly 0 in float32
 
 
@@ -66,7 +66,8 @@ class _LegalLogSumExp(torch.autograd.Function):
 
 
 def _legal_exp(exponents: Tensor, legal: Tensor) -> Tensor:
-    return exponents.masked_fill_(~legal, 0.0).exp_().mul_(legal)
+    # Nothing is edited in place: TRPO differentiates the gradient once more.
+    return torch.where(legal, exponents, 0.0).exp() * legal
 
 
 class MaskedCategorical(CategoricalDistribution):
@@ -256,6 +257,17 @@ class MaskedPolicy(ActorCriticPolicy):
     def _part(self, obs: PyTorchObs, key: str) -> Tensor | None:
         masked = carries_mask(self.observation_space)
         return obs[key] if masked and isinstance(obs, dict) else None
+
+
+class VisibleExtractor(BaseFeaturesExtractor):
+    """What sb3-contrib's MaskablePPO reads of ``{"obs", "mask"}``: the observation; the environment says the mask."""
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        super().__init__(observation_space, get_flattened_obs_dim(observation_space["obs"]))
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """``[B, width]`` of the observation alone."""
+        return observations["obs"].flatten(1)
 
 
 def unpack_bits(packed: Tensor, count: int) -> Tensor:

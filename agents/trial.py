@@ -5,7 +5,6 @@ Both are asked of Stable-Baselines3 itself: the rewards of its buffer, the gradi
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-LARGEST_BATCH = 256
+from agents.algos import Algorithm
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,9 @@ class Trial:
     """What a trial showed.
 
     Attributes:
-        gradients: Norm over the parameters of ``"policy"`` (for DQN its Q-network) and of ``"critic"``, where there is
-            one apart, at the first minibatch: of the policy's loss without entropy bonus (but SAC's, which has it
-            built in), and not clipped.
+        gradients: Norm over the parameters of ``"policy"`` (where there are only Q values, of their network) and of
+            ``"critic"``, where there is one apart, at the first minibatch: of the policy's loss without entropy bonus
+            (but for SAC and its kin, which have it built in), and not clipped.
         episodes: Episodes that ended in the roll-out.
         earned: ``[B]`` their returns, as the environment says.
         received: ``[B]`` the rewards of their steps in the agent's buffer.
@@ -43,19 +40,20 @@ class Trial:
     received: npt.NDArray[np.float64]
 
 
-def try_update(cls: type[BaseAlgorithm], path: Path, vec_env: VecEnv, steps: int) -> Trial:
+def try_update(row: Algorithm, path: Path, vec_env: VecEnv, steps: int) -> Trial:
     """Load the agent of ``path``, let it collect ``steps`` steps of every lane and update once; it is thrown away.
 
     Args:
-        cls: The agent's class, any of ALGOS.
+        row: The agent's row of ALGOS.
         path: What ``save`` wrote.
         vec_env: Where it plays; reset here. Its mask, if any, should be frozen.
         steps: Steps of every lane. Off-policy agents take random ones, their warm-up.
     """
-    short = _short_settings(cls, vec_env.num_envs, steps)
-    model = cls.load(path, env=vec_env, device="cpu", **short)
+    model = row.cls.load(path, env=vec_env, device="cpu", **row.short_update(vec_env.num_envs, steps))
     returns = _Returns()
     with _first_gradients(model.policy) as squares:
+        if row.policy_step is not None:
+            _note_step(model, row.policy_step, squares)
         model.learn(steps * vec_env.num_envs, returns)
     buffer: Any = getattr(model, "rollout_buffer", None) or getattr(model, "replay_buffer", None)
     received = [buffer.rewards[: returns.until[lane], lane].sum() for lane in range(vec_env.num_envs)]
@@ -69,19 +67,6 @@ def part_of(parameter: str) -> str | None:
         return None
     critic = parameter.startswith(("critic.", "vf_")) or "value_net." in parameter
     return "critic" if critic else "policy"
-
-
-def _short_settings(cls: type[BaseAlgorithm], lanes: int, steps: int) -> dict[str, Any]:
-    """What makes ``learn`` collect ``steps`` steps a lane and update then, once, with nothing but the policy's loss."""
-    settings: dict[str, Any]
-    if issubclass(cls, OffPolicyAlgorithm):
-        once = {"train_freq": 1, "gradient_steps": 1, "policy_delay": 1, "learning_starts": lanes * (steps - 1)}
-        # The saved noise is of as many lanes as the training had.
-        settings = once | {"buffer_size": lanes * steps, "action_noise": None}
-    else:
-        settings = {"n_steps": steps, "n_epochs": 1, "ent_coef": 0.0, "target_kl": None, "max_grad_norm": np.inf}
-    settings["batch_size"] = min(LARGEST_BATCH, lanes * steps)
-    return {name: value for name, value in settings.items() if name in inspect.signature(cls).parameters}
 
 
 @contextmanager
@@ -106,6 +91,18 @@ def _first_gradients(policy: nn.Module) -> Iterator[dict[str, float]]:
         yield squares
     finally:
         handle.remove()
+
+
+def _note_step(model: Any, name: str, squares: dict[str, float]) -> None:
+    """Note the gradient with which ``model`` changes its policy by itself, without an optimizer."""
+    sound = getattr(model, name)
+
+    def noted(*args: Any) -> Any:
+        result = sound(*args)
+        squares["policy"] = squares.get("policy", 0.0) + _square(result[1])
+        return result
+
+    setattr(model, name, noted)
 
 
 def _square(gradient: Tensor | None) -> float:

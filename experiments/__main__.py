@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any
 
 import gymnasium as gym
 
@@ -116,7 +116,8 @@ def parse(name: str, module: ModuleType, flags: Sequence[str]) -> Any:
     """
     import tyro
 
-    config = get_type_hints(module.main)["cfg"]
+    declared = module.main.__annotations__["cfg"]
+    config = getattr(module, declared) if isinstance(declared, str) else declared
     about = (config.__doc__ or COMMANDS[name].about).strip()
     cfg = tyro.cli(config, prog=f"steer {name}", args=flags, description=about)
     if getattr(cfg, "resume", False) and hasattr(cfg, "as_recorded"):

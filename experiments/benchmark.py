@@ -1,31 +1,34 @@
-"""How fast the closed loop is: ``python -m experiments.benchmark engine`` against ``generate`` on the same model.
+"""How fast the closed loop is beside ``generate`` on the same model: ``steer benchmark engine``.
 
 Every figure is a ratio measured in one process, interleaved, and the median of several rounds.
 """
+
+from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import torch
-import tyro
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from tyro.conf import Positional
 
+from steer_env.lazy import torch
 from steer_env.lm.model import SteeredModel
 
-SHAPES: dict[str, Callable[[], Any]] = {
-    "small-llama": lambda: LlamaConfig(
-        vocab_size=2048,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        max_position_embeddings=512,
-        eos_token_id=None,
-    ),
-    "gpt2": lambda: GPT2Config(eos_token_id=None),
+# Random weights of these shapes; the settings are those of Transformers' configurations.
+SHAPES: dict[str, dict[str, Any]] = {
+    "small-llama": {
+        "model_type": "llama",
+        "vocab_size": 2048,
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 512,
+        "eos_token_id": None,
+    },
+    "gpt2": {"model_type": "gpt2", "eos_token_id": None},
 }
 
 
@@ -34,6 +37,7 @@ class EngineBenchmark:
     """Closed-loop tokens/s over ``generate`` tokens/s.
 
     Attributes:
+        part: What is measured.
         model: A local folder or hub id, or one of the random shapes ``small-llama`` and ``gpt2``.
         batches: Batch sizes.
         prompt_tokens: Length of every prompt.
@@ -44,6 +48,7 @@ class EngineBenchmark:
         dtype: Of the weights.
     """
 
+    part: Positional[Literal["engine"]] = "engine"
     model: str = "small-llama"
     batches: tuple[int, ...] = (16, 64)
     prompt_tokens: int = 32
@@ -72,10 +77,12 @@ def main(cfg: EngineBenchmark) -> list[dict[str, float]]:
 
 
 def _load(cfg: EngineBenchmark) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM  # slow to import: not for a help text
+
     torch.manual_seed(0)
     dtype = getattr(torch, cfg.dtype)
     if cfg.model in SHAPES:
-        lm = AutoModelForCausalLM.from_config(SHAPES[cfg.model](), dtype=dtype)
+        lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPES[cfg.model]), dtype=dtype)
     else:
         lm = AutoModelForCausalLM.from_pretrained(cfg.model, dtype=dtype)
     return lm.to(cfg.device).eval().requires_grad_(False)
@@ -139,8 +146,3 @@ def _timed(run: Callable[[], None], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    # A subcommand although it is alone: other benchmarks will stand beside it.
-    main(tyro.extras.subcommand_cli_from_dict({"engine": EngineBenchmark}))

@@ -1,4 +1,4 @@
-"""Labels for features, by the model itself: ``python -m experiments.explain --model M --sae S --features 12,77``.
+"""Labels for features, by the model itself: ``steer explain --model M --sae S --features 12 77``.
 
 It writes ``explanations.json``, with every scale that was tried, and ``labels.jsonl``, which ``labels=`` of
 ``gym.make`` accepts; features that failed to explain themselves are not in the latter.
@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import tyro
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from agents.runs.folder import refuse_existing, to_json, write_json
-from agents.runs.loading import provenance
+from steer_env.lazy import torch
 from steer_env.lm.loading import (
     load_language_model,
     load_sae,
@@ -38,6 +34,9 @@ from steer_env.lm.self_explanation import (
     random_similarity,
     residual_norm,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOCKED = EMBEDDED / "locked"
 
@@ -72,8 +71,8 @@ PROMPTS = {
 class ExplainConfig:
     """Let a model say what features of an SAE mean."""
 
-    features: str
-    """SAE indices, as 12,77."""
+    features: tuple[int, ...]
+    """SAE indices."""
     model: str = str(LOCKED)
     """Hub id or local folder; by default the embedded locked model."""
     sae: str = str(LOCKED / "sae_recall")
@@ -122,6 +121,8 @@ def main(cfg: ExplainConfig) -> dict[str, Any]:
         SteeringError: Model, SAE or prompt cannot be used.
         ValueError: A number is out of its range.
     """
+    from agents.runs.loading import provenance  # with all of SB3: not for a help text
+
     torch.set_num_threads(cfg.threads)
     out = cfg.out or Path("runs") / f"explain-{Path(cfg.model).name}-{Path(cfg.sae).name}"
     refuse_existing(out)
@@ -129,7 +130,7 @@ def main(cfg: ExplainConfig) -> dict[str, Any]:
     lm = load_language_model(cfg.model, cfg.dtype, device)
     dictionary = load_sae(cfg.sae, device)
     dictionary.check_fits(lm.config.get_text_config().hidden_size)
-    features = _features(cfg.features, dictionary)
+    features = _distinct(cfg.features, dictionary)
     _require_sound(cfg)
     before = weights_sha256(lm)
     record = _explained(cfg, lm, dictionary, features)
@@ -213,14 +214,11 @@ def _prompt(cfg: ExplainConfig) -> Prompt:
     return PROMPTS[name] if name in PROMPTS else Prompt(name, cfg.begin, cfg.placeholder)
 
 
-def _features(text: str, dictionary: FeatureDictionary) -> list[int]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(name.isdecimal() for name in names):
-        raise ValueError(f"features are indices set apart by commas, got {text!r}")
-    features = list(dict.fromkeys(map(int, names)))
-    if max(features) >= dictionary.width:
-        raise ValueError(f"a feature must be in [0, {dictionary.width}), got {max(features)}")
-    return features
+def _distinct(features: Sequence[int], dictionary: FeatureDictionary) -> list[int]:
+    outside = [feature for feature in features if not 0 <= feature < dictionary.width]
+    if outside or not features:
+        raise ValueError(f"a feature must be in [0, {dictionary.width}), got {outside[0] if outside else 'none'}")
+    return list(dict.fromkeys(features))
 
 
 def _require_sound(cfg: ExplainConfig) -> None:
@@ -240,7 +238,3 @@ def _print(record: dict[str, Any], out: Path) -> None:
         verdict = {None: "not judged", True: "failed", False: "ok"}[row["failed"]]
         print(f"{row['feature']}: {row['label']!r} at {row['scale']:g}, similarity {row['similarity']:.3f}, {verdict}")
     print(out)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(ExplainConfig))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 
 import steer_env
-from agents.algos import ALGOS
+from agents.algos import table
 from agents.runs.config import one_of
 from steer_env.evaluation.controls import BOX_ONLY
 from steer_env.lm.presets import find_preset
@@ -34,8 +34,8 @@ def presets() -> Rows:
 
 def algorithms() -> Rows:
     """Every algorithm of Stable-Baselines3 and its contrib that is offered."""
-    for name, row in ALGOS.items():
-        yield name, " or ".join(sorted(row.actions)), "mask, tied head" if row.masked else "no mask"
+    for row in table():
+        yield tuple(row.values())
 
 
 def masks() -> Rows:
@@ -60,7 +60,7 @@ def controls() -> Rows:
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
     "environments": (("id", "task", "what is asked and what scores", "runs on"), environments),
     "presets": (("preset", "model", "SAE at", "needs"), presets),
-    "algorithms": (("algorithm", "actions", "takes"), algorithms),
+    "algorithms": (tuple(table()[0]), algorithms),
     "masks": (("mask", "what is legal"), masks),
     "observations": (("observation", "what it is"), observations),
     "controls": (("control", "what it does", "for"), controls),

@@ -1,4 +1,4 @@
-"""How far the refusal scorer agrees with people: ``python -m experiments.refusal_agreement --data FOLDER``.
+"""How far the refusal scorer agrees with people: ``steer refusal-agreement --data FOLDER``.
 
 ``FOLDER`` holds XSTest's labelled completions (``completions_*.jsonl``). Patterns were written while reading the
 development half of the prompts only; the held-out half says what they are worth. The coherence score is tried on

@@ -1,24 +1,7 @@
-"""A page that explains one run: ``python -m experiments.report --run runs/first`` writes ``report.html``.
+"""A page that explains one run."""
 
-It needs no other file and no network. The same plots are written for papers, as ``figures/*.png``. wandb gets the plots
-as images, and the page with the files it is made from as an artifact.
-"""
-
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
-
-from agents.compare.layers_table import layer_kinds, layer_scores
-from agents.inside.controller_report import controller_plot
-from agents.report.document import document, picture
-from agents.report.figures import Draw, calibration, critic_courses, draw_png, learning_curve, scores, variants
-from agents.report.files import ANALYSES, RunFiles
-from agents.report.points import point_blocks
-from agents.report.summary import facts, sections
-from agents.report.tokens import token_blocks
-from agents.runs.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -36,56 +19,7 @@ class ReportConfig:
 
 
 def main(cfg: ReportConfig) -> Path:
-    """Write the page and ``figures/*.png``, and return the page's path.
+    """Write the page and ``figures/*.png``, and return the page's path."""
+    from agents.report.page import write_report
 
-    Raises:
-        FileNotFoundError: There is no such run, no such sweep or no such comparison of layers.
-    """
-    files = RunFiles.read(cfg.run, cfg.evaluation, cfg.sweep, cfg.layers)
-    draws = figures_of(files)
-    figures = [files.beside("figures", "") / f"{name}.png" for name in draws]
-    for draw, figure in zip(draws.values(), figures, strict=True):
-        draw_png(draw, figure)
-    blocks = {**token_blocks(files), **point_blocks(files), "features": files.features, "missing": files.missing}
-    pictures = {name: picture(draw, name.replace("_", " ")) for name, draw in draws.items()}
-    page = files.beside("report", ".html")
-    page.write_text(document(files.run.path.name, facts(files), sections(files, pictures), blocks), encoding="utf-8")
-    _mirror(files, figures, page)
-    return page
-
-
-def figures_of(files: RunFiles) -> Mapping[str, Draw]:
-    """The plots that the files of the run allow, by name."""
-    found: dict[str, Draw] = {}
-    rows, result, critic = files.metrics, files.result, files.critic
-    sweep, compared = files.sweep, files.layers
-    if rows:
-        found["learning_curve"] = lambda axes, theme: learning_curve(axes, theme, rows, result)
-    if result is not None:
-        found["scores"] = lambda axes, theme: scores(axes, theme, result)
-    if critic is not None and critic["target"] is not None:
-        found["critic_values"] = lambda axes, theme: critic_courses(axes, theme, critic)
-        found["calibration"] = lambda axes, theme: calibration(axes, theme, critic)
-    if files.controller is not None:
-        inside = files.controller
-        found["controller"] = lambda axes, theme: controller_plot(axes, theme, inside)
-    if sweep is not None:
-        found["variants"] = lambda axes, theme: variants(axes, theme, sweep)
-    if compared is not None:
-        found["layers"] = lambda axes, theme: layer_scores(axes, theme, compared)
-        found["layer_kinds"] = lambda axes, theme: layer_kinds(axes, theme, compared)
-    return found
-
-
-def _mirror(files: RunFiles, figures: Sequence[Path], page: Path) -> None:
-    config = files.run.config
-    tracker = Tracker(config.get("wandb", "disabled"), files.run.path, {}, config.get("wandb_id", ""))
-    for figure in figures:
-        tracker.image(f"{figure.parent.name}/{figure.stem}", figure)
-    records = [files.path, *map(files.beside, ANALYSES)]
-    tracker.artifact(files.beside("analysis", "").name, "analysis", [page, *filter(Path.is_file, records)])
-    tracker.finish()
-
-
-if __name__ == "__main__":
-    print(main(tyro.cli(ReportConfig)))
+    return write_report(cfg.run, cfg.evaluation, cfg.sweep, cfg.layers)

@@ -12,9 +12,10 @@ from steer_env.envs.observations import OBSERVATIONS
 from steer_env.envs.settings import Settings
 from steer_env.envs.vector_env import SteerVectorEnv
 from steer_env.errors import NotTheBenchmark, SteeringError
+from steer_env.evaluation.comparison import Comparison, compare
 from steer_env.evaluation.controls import CONTROLS
 from steer_env.evaluation.masks import MASKS
-from steer_env.evaluation.play import Lanes, Played, Policy
+from steer_env.evaluation.play import Lanes, Played, Policy, evaluate
 from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer
 from steer_env.lm.model import SteeredModel
 from steer_env.lm.presets import PRESETS
@@ -28,6 +29,7 @@ __all__ = [
     "PRESETS",
     "SOURCES",
     "TASKS",
+    "Comparison",
     "Conversation",
     "Lanes",
     "NotTheBenchmark",
@@ -40,6 +42,8 @@ __all__ = [
     "SteeringError",
     "Task",
     "Turn",
+    "compare",
+    "evaluate",
     "load_language_model",
     "load_sae",
     "load_tokenizer",

@@ -46,7 +46,7 @@ class EvaluatedRun:
         if not path.is_file():
             there = ", ".join(sorted(other.name for other in folder.glob("evaluation*.json"))) or "none"
             raise FileNotFoundError(
-                f"{path} is missing (evaluations of this run: {there}): python -m experiments.evaluate --run {folder}"
+                f"{path} is missing (evaluations of this run: {there}): steer evaluate --run {folder}"
             )
         log = interventions_of(path)
         if not log.is_file():

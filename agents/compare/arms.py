@@ -1,97 +1,154 @@
-"""The arms of an evidence run: what each plays on the test split."""
+"""The arms of a comparison, for one run or several seeds: who plays, what each needs, and what is reported of it."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
+from tqdm import tqdm
 
+from agents.compare.results import ArmResult, ItemOracle, Test
 from agents.finetune import LoRA, finetune
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder
-from agents.runs.loading import drawn_items, load_trained, make_envs, trained_mask
-from steer_env.envs.base import unwrap
+from agents.runs.loading import load_trained, make_envs, trained_mask
+from steer_env.envs.base import SteerBase, unwrap
 from steer_env.evaluation import linear_probe
+from steer_env.evaluation.comparison import ComparedArm, compare, mean
 from steer_env.evaluation.controls import (
+    BOX_ONLY,
     CONTROLS,
     Setting,
-    controls_for,
     fixed,
     pushes,
     score_pushes,
     search_best_fixed,
+    unsteered_variants,
 )
-from steer_env.evaluation.corrsteer import fit_corrsteer
-from steer_env.evaluation.play import Played, Policy, play
+from steer_env.evaluation.corrsteer import CorrSteer, fit_corrsteer
+from steer_env.evaluation.play import Played, Policy, drawn_items, play
 from steer_env.evaluation.statistics import score_interval
-from steer_env.evaluation.variants import unsteered_variants
+from steer_env.lm.labels import promoted
 
 WARM = 1.0  # temperature at which CorrSteer looks for right answers where greedy decoding has none, or only such
+WRITES = 10  # a feature writes a token itself where the token is among so many that its direction promotes most
+KEPT = 3  # environments that are kept: those of the split, the same without comparing, those of train
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where all arms play.
+    """Where all arms play: the items of one split, once each, in the environments of the trained agent's runs.
 
     Attributes:
-        runs: run folders of the trained agent, one a seed; environment, settings and mask are theirs.
-        folder: where fine-tuned models go.
-        test_items: how many items of test at most, drawn; None is all.
-        oracle_items: how many of these the item oracle has at most, drawn.
-        num_envs: lanes.
-        seed: of sampled decoding, random arms and searches.
-        lora: how fine-tuning is done; None leaves it out.
-        every: what lets an environment choose among all features, where the agent chooses among screened ones: so do
-            the best fixed feature, CorrSteer and the item oracle.
+        runs: Run folders of the trained agent, one a seed; environment, settings and mask are theirs.
+        split: Split of the items.
+        items: Number of items at most, drawn; None is all.
+        train_items: Number of items of train at most that trained agents play again; 0 is none.
+        seed: Seed of the choice of items, of sampled decoding, random arms and searches.
+        num_envs: Lanes.
+        overrides: Arguments of every environment that win over the runs' own, such as ``temperature``.
+        every: Arguments of an environment that chooses among all features, where the agent chooses among screened ones:
+            for the best fixed feature, CorrSteer and the item oracle.
+        compare: Whether the unsteered model's next token is recorded too.
+        search_games: Items a candidate in each round of the search for the best fixed feature.
+        lora: How fine-tuning is done; None leaves it out.
     """
 
     runs: Sequence[Path]
-    folder: Path
-    test_items: int | None
-    oracle_items: int
-    num_envs: int
-    seed: int
-    lora: LoRA | None
+    split: str = "test"
+    items: int | None = None
+    train_items: int = 5_000
+    seed: int = 0
+    num_envs: int = 64
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     every: Mapping[str, Any] = field(default_factory=dict)
+    compare: bool = True
+    search_games: tuple[int, int] = (32, 256)
+    lora: LoRA | None = None
 
     @cached_property
     def configs(self) -> list[dict[str, Any]]:
-        """Of each run."""
+        """``config.json`` of each run."""
         return [RunFolder.open(path).config for path in self.runs]
 
-    def envs(self, split: str, seed: int = 0, **overrides: Any) -> Any:
-        """The environments of a training seed's run, on any split."""
-        return make_envs(self.configs[seed], split, self.num_envs, **overrides)
+    @cached_property
+    def parts(self) -> SteerBase:
+        """The typed environment of the split."""
+        return unwrap(self.envs(compare=self.compare))
 
-    def play(self, policy: Policy, seed: int = 0, **overrides: Any) -> Played:
-        """Every test item once, in the environments of a training seed's run."""
-        return play(self.envs("test", seed, compare=True, **overrides), policy, self.items(), self.seed)
+    @cached_property
+    def drawn(self) -> list[int]:
+        """The items that every arm plays."""
+        return drawn_items(self.parts.dealt, self.items, self.seed)
 
-    def play_agents(self, **overrides: Any) -> list[Played]:
-        """The trained agent of every seed."""
-        return [self.play(self.agent(seed), seed, **overrides) for seed in range(len(self.runs))]
-
-    def agent(self, seed: int) -> Policy:
-        """What was trained with a seed."""
-        return trained_policy(*load_trained(RunFolder.open(self.runs[seed]), self.envs("test", seed)))
-
-    def items(self) -> list[int]:
-        """The test items."""
-        return drawn_items(range(len(unwrap(self.envs("test")).task)), self.test_items, self.seed)
-
+    @property
     def fits(self) -> range:
         """Training seeds with items of their own to learn from: one, where all learn from the same."""
         return range(len(self.runs) if self.configs[0]["env_kwargs"].get("limit") else 1)
 
-    def train_items(self, seed: int) -> list[int]:
+    @property
+    def chooses(self) -> bool:
+        """Whether an action is the choice of one feature."""
+        return isinstance(self.envs(compare=self.compare).single_action_space, spaces.Discrete)
+
+    @cached_property
+    def corrsteer(self) -> list[CorrSteer]:
+        """CorrSteer's feature, of the items that each training seed may learn from."""
+        return [
+            fit_corrsteer(
+                self.envs("train", seed, **self.every),
+                self.dealt_in_train(seed),
+                self.seed,
+                self.envs("train", seed, **{**self.every, "temperature": WARM}),
+            )
+            for seed in self.fits
+        ]
+
+    @cached_property
+    def _make(self) -> Callable[[str], Any]:
+        # Making an environment reads all items of its task again, which takes longer than many an arm plays.
+        return lru_cache(KEPT)(lambda settings: make_envs(**json.loads(settings)))
+
+    def envs(self, split: str | None = None, seed: int = 0, **overrides: Any) -> Any:
+        """The environments of a training seed's run, of this bench's split or another; made once, reset by play."""
+        split = split or self.split
+        config = {name: self.configs[seed][name] for name in ("env", "env_kwargs", "mask")}
+        if split != "train":  # limits are on what may be learned from: without them all seeds share environments
+            own = config["env_kwargs"].items()
+            config["env_kwargs"] = {name: value for name, value in own if name not in ("limit", "limit_seed")}
+        settings = {"config": config, "split": split, "num_envs": self.num_envs, **self.overrides, **overrides}
+        return self._make(json.dumps(settings, sort_keys=True))
+
+    def play(self, policy: Policy, seed: int = 0, **overrides: Any) -> Played:
+        """Every item once, in the environments of a training seed's run."""
+        return play(self.envs(seed=seed, compare=self.compare, **overrides), policy, self.drawn, self.seed)
+
+    def arm(self, policies: Sequence[Policy], start: float | None = None, **overrides: Any) -> Arm:
+        """The arm of policies, one a seed, which began at ``start`` (by default now)."""
+        start = time.perf_counter() if start is None else start
+        played = [self.play(policy, seed, **overrides) for seed, policy in enumerate(policies)]
+        return Arm(played, time.perf_counter() - start)
+
+    @cached_property
+    def agents(self) -> list[Policy]:
+        """The agent of each training seed.
+
+        Raises:
+            FileNotFoundError: A training has not finished.
+        """
+        envs = [self.envs(seed=seed, compare=self.compare) for seed in range(len(self.runs))]
+        return [policy_of(*load_trained(RunFolder.open(run), own)) for run, own in zip(self.runs, envs, strict=True)]
+
+    def dealt_in_train(self, seed: int) -> list[int]:
         """Items of train that anything may learn from with a training seed."""
-        items: list[int] = unwrap(self.envs("train", seed)).dealt
-        return items
+        return unwrap(self.envs("train", seed)).dealt
 
 
 @dataclass(frozen=True)
@@ -99,129 +156,260 @@ class Arm:
     """What an arm did: once, or once for each training seed.
 
     Attributes:
-        played: the test items, for each seed.
-        wall_s: seconds of play, and of learning where that is part of the arm.
-        about: what else is to be said of it.
+        played: The items, for each seed.
+        wall_s: Seconds of play, and of learning where that is part of the arm.
+        about: What else there is to say.
+        on_train: What trained agents did on items of train, for each seed.
     """
 
     played: list[Played]
-    wall_s: float
+    wall_s: float = 0.0
     about: dict[str, Any] = field(default_factory=dict)
+    on_train: list[Played] = field(default_factory=list)
 
 
-def play_arms(bench: Bench) -> dict[str, Arm]:
-    """Every arm, in the order of the table."""
-    return {
-        **controls(bench),
-        **corrsteer(bench),
-        **other_words(bench),
-        **({} if bench.lora is None else fine_tuned(bench, bench.lora)),
-        "trained": trained(bench),
-        **other_decoding(bench),
-    }
+def control(name: str) -> Callable[[Bench], Arm]:
+    """The arm of a row of CONTROLS, which needs no more than a mask."""
 
+    def arm(bench: Bench) -> Arm:
+        mask = trained_mask(RunFolder.open(bench.runs[0]), bench.envs(compare=bench.compare))
+        return bench.arm([CONTROLS[name](Setting(seed=bench.seed, mask=mask))])
 
-def trained(bench: Bench, **overrides: Any) -> Arm:
-    """The trained agent of every seed."""
-    start = time.perf_counter()
-    return Arm(bench.play_agents(**overrides), time.perf_counter() - start)
-
-
-def controls(bench: Bench) -> dict[str, Arm]:
-    """Policies without learning, in the agent's own environment; the best fixed push is searched for on train."""
-    envs = bench.envs("test")
-    setting = Setting(seed=bench.seed, mask=trained_mask(RunFolder.open(bench.runs[0]), envs))
-    names = [name for name in controls_for(envs) if name != "best_fixed"]
-    arms = {name: _arm(bench, [CONTROLS[name](setting)]) for name in names}
-    return arms | {"best_fixed": best_fixed(bench)}
+    return arm
 
 
 def best_fixed(bench: Bench) -> Arm:
     """The best push for all items, of the items that each training seed may learn from."""
-    start, envs = time.perf_counter(), bench.envs("test", **bench.every)
-    found = [search_best_fixed(bench.envs("train", seed, **bench.every), bench.seed).best for seed in bench.fits()]
-    played = [bench.play(fixed(push), **bench.every) for push in found]
-    about = {"features": [_feature(envs, push) for push in found]}
+    start = time.perf_counter()
+    train = [bench.envs("train", seed, **bench.every) for seed in bench.fits]
+    searches = [search_best_fixed(envs, bench.seed, bench.search_games) for envs in train]
+    arm = bench.arm([fixed(search.best) for search in searches], start, **bench.every)
+    finals = [[row for row in search.table if row["round"] == search.table[-1]["round"]] for search in searches]
+    return replace(arm, about={"features": [rows[0]["feature"] for rows in finals], "finalists": finals})
+
+
+def corrsteer(bench: Bench) -> Arm:
+    """CorrSteer's feature at its published strength."""
+    start = time.perf_counter()
+    found = bench.corrsteer
+    fit_s, start = time.perf_counter() - start, time.perf_counter()
+    strengths = [{} if fit.feature is None else fit.env_kwargs for fit in found]
+    played = [
+        bench.play(fit.policy(), **strength, **bench.every) for fit, strength in zip(found, strengths, strict=True)
+    ]
+    about = {"found": [vars(fit) for fit in found], "fit_s": fit_s}
     return Arm(played, time.perf_counter() - start, about)
 
 
-def _feature(envs: Any, push: int) -> int:
-    """The SAE feature behind a push; strengths have two pushes a feature."""
-    return int(unwrap(envs).features[push % len(unwrap(envs).features)])
+def corrsteer_same_strength(bench: Bench) -> Arm:
+    """CorrSteer's feature as strong as the agent's."""
+    arm = bench.arm([fit.policy() for fit in bench.corrsteer], **bench.every)
+    return replace(arm, about={"found": [vars(fit) for fit in bench.corrsteer]})
 
 
-def corrsteer(bench: Bench) -> dict[str, Arm]:
-    """CorrSteer's feature at its published strength, and at the agent's."""
-    if bench.configs[0]["env_kwargs"].get("action", "choice") != "choice":
-        return {}
-    start = time.perf_counter()
-    found = [
-        fit_corrsteer(
-            bench.envs("train", seed, **bench.every),
-            bench.train_items(seed),
-            bench.seed,
-            bench.envs("train", seed, temperature=WARM, **bench.every),
-        )
-        for seed in bench.fits()
-    ]
-    about = {"found": [vars(fit) for fit in found], "fit_s": time.perf_counter() - start}
-    start = time.perf_counter()
-    strengths = [{} if fit.feature is None else fit.env_kwargs for fit in found]
-    published = [
-        bench.play(fit.policy(), **strength, **bench.every) for fit, strength in zip(found, strengths, strict=True)
-    ]
-    arms = {"corrsteer": Arm(published, time.perf_counter() - start, about)}
-    if any(fit.feature is not None for fit in found):
-        arms["corrsteer, same strength"] = _arm(bench, [fit.policy() for fit in found], about, **bench.every)
-    return arms
+def asked_otherwise(name: str) -> Callable[[Bench], Arm]:
+    """The unsteered model with an instruction, or with the other decoding."""
+
+    def arm(bench: Bench) -> Arm:
+        return bench.arm([CONTROLS["unsteered"](Setting())], **unsteered_variants(bench.parts.task.name)[name])
+
+    return arm
 
 
-def other_words(bench: Bench) -> dict[str, Arm]:
-    """The unsteered model asked otherwise: with an instruction, or with the other decoding."""
-    task, idle = unwrap(bench.envs("test")).task, CONTROLS["unsteered"](Setting())
-    own = f"{getattr(task, 'decode', '')}_only"
-    variants = {name: kwargs for name, kwargs in unsteered_variants(task.name).items() if name != own}
-    return {name: _arm(bench, [idle], **kwargs) for name, kwargs in variants.items()}
-
-
-def fine_tuned(bench: Bench, lora: LoRA) -> dict[str, Arm]:
-    """LoRA on the reference replies to the same train items, with each seed; nothing where a task has none."""
-    train = bench.envs("train")
-    if unwrap(train).task.reference(bench.train_items(0)[0]) is None:
-        return {}
-    start, idle = time.perf_counter(), CONTROLS["unsteered"](Setting())
+def fine_tuned(bench: Bench) -> Arm:
+    """LoRA on the reference replies to the same train items, with each seed."""
+    start, lora = time.perf_counter(), bench.lora or LoRA()
+    train, folder = bench.envs("train"), bench.runs[0].parent
     models = [
-        finetune(train, bench.train_items(seed), bench.folder / f"lora-{seed}", replace(lora, seed=seed))
+        finetune(train, bench.dealt_in_train(seed), folder / f"lora-{seed}", replace(lora, seed=seed))
         for seed in range(len(bench.runs))
     ]
+    idle = CONTROLS["unsteered"](Setting())
     played = [bench.play(idle, **model.env_kwargs) for model in models]
-    return {"lora": Arm(played, time.perf_counter() - start, {"parameters": models[0].trained_parameters})}
+    return Arm(played, time.perf_counter() - start, {"parameters": models[0].trained_parameters})
 
 
-def other_decoding(bench: Bench) -> dict[str, Arm]:
-    """The agents where options are not offered: what they learned under constrained decoding, written freely."""
-    if getattr(unwrap(bench.envs("test")).task, "decode", "") != "constrained":
-        return {}
-    return {"trained, free decoding": trained(bench, decode="free")}
+def trained(bench: Bench, **overrides: Any) -> Arm:
+    """The trained agent of every seed, and the same agents on items of train."""
+    arm = bench.arm(bench.agents, **overrides)
+    if not bench.train_items or overrides:
+        return arm
+    on_train = []
+    for seed, agent in enumerate(bench.agents):
+        items = drawn_items(bench.dealt_in_train(seed), bench.train_items, bench.seed)
+        on_train.append(play(bench.envs("train", seed), agent, items, bench.seed, tokens=False))
+    return replace(arm, on_train=on_train)
 
 
-def item_oracle(bench: Bench) -> dict[str, Any] | None:
-    """The best single feature of each item, by trying all of them on ``oracle_items`` of test."""
-    items = drawn_items(bench.items(), bench.oracle_items, bench.seed)
+def _has_decoding(bench: Bench, other: str) -> bool:
+    """Whether the agent decodes in another way than this, and the task knows both."""
+    own = getattr(bench.parts.task, "decode", "")
+    return own not in ("", other) and f"{other}_only" in unsteered_variants(bench.parts.task.name)
+
+
+class ArmSpec(NamedTuple):
+    """A row of ARMS.
+
+    Attributes:
+        play: Makes the arm.
+        fits: Whether it can be made of these runs.
+        needs: What it needs, in words.
+    """
+
+    play: Callable[[Bench], Arm]
+    fits: Callable[[Bench], bool] = lambda bench: True
+    needs: str = ""
+
+
+ARMS: dict[str, ArmSpec] = {
+    **{
+        name: ArmSpec(control(name), lambda bench: not bench.chooses, "actions that are strengths")
+        if name in BOX_ONLY
+        else ArmSpec(control(name))
+        for name in CONTROLS
+    },
+    "best_fixed": ArmSpec(best_fixed),
+    "corrsteer": ArmSpec(corrsteer, lambda bench: bench.chooses, "actions that choose a feature"),
+    "corrsteer, same strength": ArmSpec(
+        corrsteer_same_strength,
+        lambda bench: bench.chooses and any(fit.feature is not None for fit in bench.corrsteer),
+        "a feature that CorrSteer finds",
+    ),
+    "constrained_only": ArmSpec(
+        asked_otherwise("constrained_only"), lambda bench: _has_decoding(bench, "constrained"), "free decoding"
+    ),
+    "free_only": ArmSpec(
+        asked_otherwise("free_only"), lambda bench: _has_decoding(bench, "free"), "constrained decoding"
+    ),
+    "prompt_only": ArmSpec(
+        asked_otherwise("prompt_only"),
+        lambda bench: "prompt_only" in unsteered_variants(bench.parts.task.name),
+        "a task with an instruction",
+    ),
+    "lora": ArmSpec(
+        fine_tuned,
+        lambda bench: bench.lora is not None and bench.parts.task.reference(0) is not None,
+        "a task with reference replies",
+    ),
+    "trained": ArmSpec(trained),
+    "trained, free decoding": ArmSpec(
+        lambda bench: trained(bench, decode="free"), lambda bench: _has_decoding(bench, "free"), "constrained decoding"
+    ),
+}
+"""Every arm, in the order of the tables. Adding one is a function and a row; a control is a row of CONTROLS alone."""
+
+
+def play_arms(bench: Bench, names: Collection[str] = tuple(ARMS)) -> dict[str, Arm]:
+    """Those of ``names`` that fit, in the order of ARMS."""
+    assert bench.agents  # a training that has not finished is found before anything plays
+    played = {}
+    bar = tqdm([name for name in ARMS if name in names], desc="arms", disable=None)
+    for name in bar:
+        bar.set_postfix_str(name)
+        if ARMS[name].fits(bench):
+            played[name] = ARMS[name].play(bench)
+    return played
+
+
+def arm_results(bench: Bench, arms: Mapping[str, Arm], reference: str = "unsteered") -> dict[str, ArmResult]:
+    """What is reported of each arm; its changes and tests are against ``reference``."""
+    compared = compare({name: arm.played for name, arm in arms.items()}, reference, bench.seed).arms
+    results = {name: _result(arm, compared[name], bench.parts) for name, arm in arms.items()}
+    if "trained" in arms and "unsteered" in arms:
+        written = puppeteered(arms["unsteered"].played[0], arms["trained"].played, bench.parts)
+        results["trained"] = replace(results["trained"], puppeteered=written)
+    return results
+
+
+def against_trained(arms: Mapping[str, Arm], seed: int) -> dict[str, Test]:
+    """``trained_vs_<arm>``: the trained arm against each that is no trained agent, on the same items."""
+    others = {name: arm.played for name, arm in arms.items() if not name.startswith("trained")}
+    compared = compare({**others, "trained": arms["trained"].played}, "trained", seed).arms
+    mine = compared.pop("trained").score
+    return {
+        f"trained_vs_{name}": Test(
+            difference=mine - arm.score,
+            # What another arm broke of the trained one's right answers, the trained one corrected.
+            corrected=arm.broken,
+            broken=arm.corrected,
+            p_mcnemar=arm.p_mcnemar,
+            p_holm=arm.p_holm,
+        )
+        for name, arm in compared.items()
+        if arm.p_mcnemar is not None and arm.p_holm is not None
+    }
+
+
+def beside_train(played: Played, on_train: Played) -> dict[str, Any]:
+    """How an arm's episodes stand beside those of the same policy on the train split.
+
+    Returns:
+        ``train_score`` and ``train_n``; ``seen_in_train``, the share of the arm's episodes that went word for word
+        (or move for move, where the task tells ``moves``) as one of those on train.
+    """
+    course = "moves" if "moves" in played.episodes[0] else "transcript"
+    known = {episode[course] for episode in on_train.episodes}
+    return {
+        "train_score": on_train.score,
+        "train_n": len(on_train.episodes),
+        "seen_in_train": float(np.mean([episode[course] in known for episode in played.episodes])),
+    }
+
+
+def puppeteered(unsteered: Played, trained: Sequence[Played], parts: SteerBase) -> float | None:
+    """Of the items that steering corrected, the share where a feature wrote one of the tokens that steering changed.
+
+    A feature *writes* a token where that is among the ``WRITES`` tokens its direction promotes most; otherwise it has
+    set a condition, which the model above turned into words.
+    """
+    shares = []
+    for played in trained:
+        right = (played.scores > 0.5) & (unsteered.scores <= 0.5)
+        tokens = played.tokens
+        if "changed" not in tokens:
+            return None
+        changed = tokens["changed"].astype(bool) & (tokens["feature"] >= 0) & right[tokens["episode"]]
+        features = np.unique(tokens["feature"][changed])
+        if not len(features):
+            continue
+        promotes = promoted(parts.lm, parts.tokenizer, parts.sae.directions[features], WRITES)
+        writes = dict(zip(features.tolist(), promotes, strict=True))
+        columns = (tokens[name][changed].tolist() for name in ("episode", "feature", "token"))
+        wrote = {episode for episode, feature, token in zip(*columns, strict=True) if token in writes[feature]}
+        shares.append(len(wrote) / right.sum())
+    return float(np.mean(shares)) if shares else None
+
+
+def item_oracle(bench: Bench, count: int) -> ItemOracle | None:
+    """The best single feature of each item, by trying all of them on ``count`` of the items; None of 0."""
+    items = drawn_items(bench.drawn, count, bench.seed)
     if not items:
         return None
-    envs = bench.envs("test", **bench.every)
+    envs = bench.envs(**bench.every)
     best = score_pushes(envs, np.arange(len(pushes(envs))), items, bench.seed).max(axis=0)
-    return {"items": len(items), "score": float(best.mean()), "ci95": score_interval(best.tolist())}
+    return ItemOracle(len(items), float(best.mean()), score_interval(best.tolist()))
 
 
-def read_off(bench: Bench) -> dict[str, Any] | None:
-    """What a linear probe of the agent's first observation tells of the test items."""
-    learnt = drawn_items(bench.train_items(0), linear_probe.TRAIN, bench.seed)
-    return linear_probe.read_off(bench.envs("train"), bench.envs("test"), (learnt, bench.items()), bench.seed)
+def read_off(bench: Bench) -> linear_probe.ReadOff | None:
+    """What a linear probe of the agent's first observation knows of the items."""
+    fitted = drawn_items(bench.dealt_in_train(0), linear_probe.TRAIN, bench.seed)
+    return linear_probe.read_off(bench.envs("train"), bench.envs(), (fitted, bench.drawn), bench.seed)
 
 
-def _arm(bench: Bench, policies: Sequence[Policy], about: Mapping[str, Any] | None = None, **overrides: Any) -> Arm:
-    start = time.perf_counter()
-    played = [bench.play(policy, **overrides) for policy in policies]
-    return Arm(played, time.perf_counter() - start, dict(about or {}))
+def _result(arm: Arm, compared: ComparedArm, parts: SteerBase) -> ArmResult:
+    summaries = [parts.task.summary(played.episodes) for played in arm.played]
+    used = [played.tokens["feature"] for played in arm.played]
+    levels = [final["coherence"] for played in arm.played for final in played.episodes if "coherence" in final]
+    found = [beside_train(*pair) for pair in zip(arm.played, arm.on_train, strict=True)] if arm.on_train else []
+    return ArmResult(
+        **vars(compared),
+        coherence=float(np.mean(levels)) if levels else None,
+        distinct_features=mean([len(np.unique(features[features >= 0])) for features in used]),
+        distinct_completions=mean([len({final["completion"] for final in each.episodes}) for each in arm.played]),
+        idle=float(np.mean([(features < 0).mean() for features in used])),
+        tokens=sum(map(len, used)),
+        wall_s=arm.wall_s,
+        summary={name: float(np.mean([summary[name] for summary in summaries])) for name in summaries[0]},
+        about=arm.about,
+        **({name: mean([row[name] for row in found]) for name in found[0]} if found else {}),
+    )

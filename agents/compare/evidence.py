@@ -1,116 +1,28 @@
-"""Does the learned policy earn its keep? ``python -m experiments.evidence --env Steer-XSTest-v0`` plays every arm.
+"""Every arm with several training seeds and settings chosen on validation: what is trained, and the table of it."""
 
-Layer and coefficient are chosen on validation; what learns is trained with several seeds on train; every arm then plays
-the same items of test with the same sampling seeds. All of it is one folder, ``runs/<name>/``.
-"""
+from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from agents.compare.arms import Bench, item_oracle, play_arms, read_off
-from agents.compare.rows import against_trained, rows
-from agents.compare.table import draw, markdown
-from agents.finetune import LoRA
-from agents.policies import trained_policy
+from agents.compare.arms import Bench
+from agents.compare.results import ArmResult, Evidence, TuningPoint
+from agents.policies import policy_of
+from agents.report.markdown import markdown_table
+from agents.report.plots import Score, intervals, save_png
 from agents.runs.config import Trainings
-from agents.runs.folder import RunFolder, refuse_existing, write_json
-from agents.runs.loading import load_trained, make_envs, model_sha256, provenance
+from agents.runs.folder import RunFolder
+from agents.runs.loading import load_trained, make_envs
 from agents.runs.trainings import screened, train_all
-from steer_env.envs.base import unwrap
-from steer_env.evaluation.play import play
+from steer_env.evaluation.play import evaluate
 
-GRID = Path(__file__).parents[2] / "experiments" / "grids" / "embedded.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvidenceConfig(Trainings):
-    """Train, tune and compare on one environment."""
-
-    train_samples: int | None = None
-    """Items of train that anything may learn from, other ones with each seed; by default all."""
-    tuning_timesteps: int = 30_000
-    """Tokens of training for each point of the grid."""
-    grid: Path = GRID
-    """What is chosen on validation: a JSON list of settings of the environment."""
-    lora: bool = True
-    """Also fine-tune the model on the same items."""
-    test_items: int | None = None
-    """Items of test; by default all."""
-    oracle_items: int = 200
-    """Test items on which the item oracle tries every feature; 0 leaves it out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.tuning_timesteps < 1:
-            raise ValueError(f"tuning_timesteps must be at least 1, got {self.tuning_timesteps}")
-        if self.test_items is not None and self.test_items < 1:
-            raise ValueError(f"test_items must be at least 1, got {self.test_items}")
-        if self.oracle_items < 0:
-            raise ValueError(f"oracle_items must be at least 0, got {self.oracle_items}")
-
-
-def main(cfg: EvidenceConfig) -> dict[str, Any]:
-    """Tune, train, play, and write ``evidence.json``, ``.md`` and ``.png``; returns the first's content.
-
-    Raises:
-        FileExistsError: The folder is there already.
-        ValueError: A setting is out of range, or the grid is not a list of settings.
-        RuntimeError: The language model's weights changed.
-    """
-    torch.set_num_threads(1)
-    start, points = time.perf_counter(), read_grid(cfg.grid)
-    refuse_existing(cfg.folder)
-    learners = own_settings(cfg)
-    cfg.folder.mkdir(parents=True)
-    tuning = tune(learners[0], points)
-    chosen = max(tuning, key=lambda row: row["validation_score"])["settings"]
-    bench = Bench(
-        runs=train_seeds(learners, chosen, cfg.folder),
-        folder=cfg.folder,
-        test_items=cfg.test_items,
-        oracle_items=cfg.oracle_items,
-        num_envs=cfg.num_envs,
-        seed=cfg.seed,
-        lora=LoRA() if cfg.lora else None,
-        every={} if cfg.screen is None else {"features": None},
-    )
-    result = {"env": cfg.env, "settings": cfg.record(), "tuning": tuning, "chosen": chosen, **compare(bench)}
-    result["wall_s"] = time.perf_counter() - start
-    write_json(cfg.folder / "evidence.json", result)
-    (cfg.folder / "evidence.md").write_text(markdown(result))
-    draw(result, cfg.folder / "evidence.png")
-    print(markdown(result))
-    return result
-
-
-def compare(bench: Bench) -> dict[str, Any]:
-    """Play every arm: what ``evidence.json`` says of arms, data and model.
-
-    Raises:
-        RuntimeError: The language model's weights changed.
-    """
-    before = model_sha256(bench.envs("test"))
-    arms = play_arms(bench)
-    found = {
-        "train_samples": len(bench.train_items(0)),
-        "data": unwrap(bench.envs("test")).task.data_record(),
-        "arms": rows(bench, arms),
-        "tests": against_trained(arms),
-        "item_oracle": item_oracle(bench),
-        "readable": read_off(bench),
-        "weights_sha256": before,
-        **provenance(),
-    }
-    if model_sha256(bench.envs("test")) != before:
-        raise RuntimeError(f"the language model's weights changed: sha256 was {before}")
-    return found
+COLUMNS = (
+    *("arm", "score", "95 %", "corrected", "broken", "p against unsteered", "coherence", "features", "tokens"),
+    "seconds",
+)
 
 
 def read_grid(path: Path) -> list[dict[str, Any]]:
@@ -125,41 +37,132 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     return points
 
 
-def own_settings(cfg: EvidenceConfig) -> list[EvidenceConfig]:
-    """The settings of each training seed: where samples are few, it has its own, and features screened on no others."""
-    if cfg.train_samples is None:
+def own_settings(cfg: Trainings, train_items: int | None) -> list[Trainings]:
+    """The settings of each training seed.
+
+    Args:
+        cfg: What they have in common.
+        train_items: Number of items of train that anything may learn from. Each seed then has its own items, and
+            features screened on no others. None is all of them, for every seed.
+    """
+    if train_items is None:
         return [cfg.choosing_among(screened(cfg))] * cfg.seeds
-    few = [cfg.env_kwargs | {"limit": cfg.train_samples, "limit_seed": seed} for seed in range(cfg.seeds)]
-    limited = [replace(cfg, env_kwargs=settings) for settings in few]
+    few = ({"limit": train_items, "limit_seed": seed} for seed in range(cfg.seeds))
+    limited = [replace(cfg, env_kwargs=cfg.env_kwargs | limit) for limit in few]
     return [each.choosing_among(screened(each)) for each in limited]
 
 
-def tune(cfg: EvidenceConfig, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One short training for each point of the grid: its ``settings`` and ``validation_score``.
+def tune(cfg: Trainings, points: Sequence[dict[str, Any]], timesteps: int) -> list[TuningPoint]:
+    """One training for each point of the grid, scored on validation; a grid of one point needs none.
 
-    A grid of one point needs no training, and its score is NaN.
+    Args:
+        cfg: The trainings.
+        points: Arguments of the environment to choose from.
+        timesteps: Tokens of each of these trainings.
     """
     if len(points) == 1:
-        return [{"settings": points[0], "validation_score": math.nan}]
-    short = replace(cfg, total_timesteps=cfg.tuning_timesteps)
+        return [TuningPoint(points[0], None)]
+    short = replace(cfg, total_timesteps=timesteps)
     folder = cfg.folder / "tuning"
     trainings = [short.training(str(number), cfg.seed, folder, point) for number, point in enumerate(points)]
     runs = train_all(trainings, cfg.jobs)
-    return [
-        {"settings": point, "validation_score": _validation_score(run, cfg)}
-        for point, run in zip(points, runs, strict=True)
-    ]
+    return [TuningPoint(point, _validation_score(run, cfg)) for point, run in zip(points, runs, strict=True)]
 
 
-def train_seeds(learners: Sequence[EvidenceConfig], settings: dict[str, Any], folder: Path) -> list[Path]:
+def train_seeds(learners: Sequence[Trainings], settings: Mapping[str, Any]) -> list[Path]:
     """Train an agent with each seed, given its settings; returns the run folders."""
     return train_all(
-        [own.training(f"seed-{seed}", seed, folder, settings) for seed, own in enumerate(learners)], learners[0].jobs
+        [own.training(f"seed-{seed}", seed, own.folder, settings) for seed, own in enumerate(learners)],
+        learners[0].jobs,
     )
 
 
-def _validation_score(path: Path, cfg: EvidenceConfig) -> float:
+def bench_of(cfg: Trainings, runs: Sequence[Path], **more: Any) -> Bench:
+    """Where the agents of ``runs`` play beside the other arms; ``more`` are fields of :class:`Bench`."""
+    every = {} if cfg.screen is None else {"features": None}
+    return Bench(**{"runs": runs, "num_envs": cfg.num_envs, "seed": cfg.seed, "every": every, **more})
+
+
+def _validation_score(path: Path, cfg: Trainings) -> float:
     run = RunFolder.open(path)
     envs = make_envs(run.config, "validation", cfg.num_envs)
-    policy = trained_policy(*load_trained(run, envs))
-    return float(play(envs, policy, range(len(unwrap(envs).task)), cfg.seed, tokens=False).scores.mean())
+    return evaluate(envs, policy_of(*load_trained(run, envs)), seed=cfg.seed).score
+
+
+def markdown(result: Evidence) -> str:
+    """The table of arms, and what stands beside it."""
+    trained, screen = result.arms["trained"], result.settings["screen"]
+    chosen = "chosen on validation" if len(result.tuning) > 1 else "given"
+    screened = screen and f"The agent chooses among {screen} features, screened on train."
+    return "\n".join(
+        [
+            f"# {result.env}",
+            "",
+            f"{trained.n} test items; {len(trained.scores)} training seeds on {result.train_items} items; "
+            f"{chosen}: `{result.chosen or 'the defaults'}`. {screened or ''}".rstrip(),
+            "",
+            markdown_table(COLUMNS, [_cells(name, row) for name, row in result.arms.items()]),
+            "",
+            *_beside(result),
+            "",
+            markdown_table(
+                ("trained against", "difference", "p"),
+                [
+                    (name.removeprefix("trained_vs_"), f"{test.difference:+.3f}", f"{test.p_holm:.1e}")
+                    for name, test in result.tests.items()
+                ],
+            ),
+            "",
+            "p: exact McNemar, the largest over seeds, Holm's correction over arms. 95 %: Wilson over items, and",
+            "where there are seeds Student's t over these if that is wider.",
+            "",
+        ]
+    )
+
+
+def _beside(result: Evidence) -> list[str]:
+    """What is said of the trained arm, the oracle and the probe, a line each."""
+    trained, oracle, read = result.arms["trained"], result.item_oracle, result.read_off
+    lines = [
+        f"Trained on its own items of train: {trained.train_score:.3f} (n = {trained.train_n:.0f}); "
+        f"{trained.seen_in_train:.0%} of the test episodes went as one of those."
+    ]
+    if trained.puppeteered is not None:
+        lines.append(f"Corrected by features that write the answer themselves: {trained.puppeteered:.0%}.")
+    if oracle:
+        lines.append(f"Item oracle (one feature an item, {oracle.items} items): {oracle.score:.3f}.")
+    if read:
+        lines.append(
+            f"A linear probe of the agent's first observation names the {read.topic}: {read.accuracy:.3f} "
+            f"(the commonest: {read.chance:.3f})."
+        )
+    return lines
+
+
+def _cells(name: str, row: ArmResult) -> list[str]:
+    low, high = row.ci95
+    return [
+        name,
+        f"{row.score:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        f"{row.corrected:.0f}",
+        f"{row.broken:.0f}",
+        "" if row.p_holm is None else f"{row.p_holm:.1e}",
+        "" if row.coherence is None else f"{row.coherence:.3f}",
+        f"{row.distinct_features:.0f}",
+        f"{row.tokens:,}",
+        f"{row.wall_s:.0f}",
+    ]
+
+
+def draw(result: Evidence, path: Path) -> None:
+    """Scores with their intervals, an arm a line; ticks are seeds."""
+    rows = {name: Score(row.score, row.ci95, row.scores) for name, row in result.arms.items()}
+    blue = {name for name in rows if name.startswith("trained")}
+    oracle = result.item_oracle and result.item_oracle.score
+
+    def plot(axes: Any, theme: Any) -> None:
+        intervals(axes, theme, rows, blue, oracle)
+        axes.set_xlabel(f"score on {result.arms['trained'].n} test items")
+
+    save_png(path, result.env, [plot], (7.5, 0.42 * len(rows) + 1.3))

@@ -85,7 +85,7 @@ def as_markdown(result: ControllerResult) -> str:
         "## Value probes\nAgainst returns of the policy's own games, the critic, and the minimax value, in held-out "
         "positions.",
         _value_table(result.values),
-        "## Single columns\n*Features*: columns with an AUROC of 0.9 or more for some fact on both halves; *told*: "
+        "## Single columns\n*Features*: columns with an AUROC of 0.9 or more for some fact on both halves; *detected*: "
         "facts whose best column, chosen on one half, reaches 0.9 on the other.",
         _feature_table(result.features),
     ]
@@ -222,7 +222,7 @@ def _value_table(values: Mapping[str, Any]) -> str:
 
 
 def _feature_table(features: Mapping[str, Any]) -> str:
-    columns = ("live", "features", "shuffled_features", "told", "mean_auroc")
+    columns = ("live", "features", "shuffled_features", "detected", "mean_auroc")
     rows = [[name, *(_cell(row[column]) for column in columns)] for name, row in features["columns"].items()]
     sae = features["sae"]
     said = f"The SAE: {sae['features']} features, k {sae['k']}, explained variance {sae['explained_variance']:.3f}."

@@ -21,11 +21,11 @@ from gymnasium import spaces
 from safetensors import safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor
 
+from agents.reading import Context, family_of
 from steer_env.evaluation.masks import carries_mask
 
 Array = npt.NDArray[Any]
@@ -39,7 +39,7 @@ class Activations:
     """Named modules of a policy, watched while its networks read observations.
 
     Args:
-        policy: of DQN, or with an actor and a critic.
+        policy: A policy with Q values, or with an actor and a critic; without a memory.
         modules: dotted names inside it.
 
     Raises:
@@ -48,7 +48,7 @@ class Activations:
     """
 
     def __init__(self, policy: BasePolicy, modules: Sequence[str]) -> None:
-        if not isinstance(policy, (DQNPolicy, ActorCriticPolicy)):
+        if not family_of(policy).networks:
             raise TypeError(f"recording needs a DQN or an actor-critic policy, got {type(policy).__name__}")
         known = dict(policy.named_modules())
         for name in modules:
@@ -84,13 +84,15 @@ class Activations:
         handles = [module.register_forward_hook(_keep(seen, name)) for name, module in self.modules.items()]
         try:
             self.policy.set_training_mode(False)
-            value = _value(self.policy, obs)
+            # Every network that plays runs on the way to the value.
+            value = family_of(self.policy).read(self.policy, obs, Context()).value
         finally:
             for handle in handles:
                 handle.remove()
         silent = [name for name in self.modules if name not in seen]
         if silent:
             raise ValueError(f"module {silent[0]!r} takes no part in playing")
+        assert value is not None
         return seen, value.cpu().numpy()
 
 
@@ -383,13 +385,3 @@ def _keep(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
         seen[name] = output.detach().float().cpu().clone()
 
     return hook
-
-
-def _value(policy: BasePolicy, obs: Any) -> Tensor:
-    """``[n]``; every network that plays runs on the way."""
-    if isinstance(policy, DQNPolicy):
-        best: Tensor = policy.q_net(obs).max(dim=1).values
-        return best
-    assert isinstance(policy, ActorCriticPolicy)
-    policy.get_distribution(obs)
-    return policy.predict_values(obs).squeeze(1)

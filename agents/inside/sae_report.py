@@ -30,14 +30,14 @@ LOWER = (0.75, 0.5, 0.1)
 """Quantiles of the positive activations from which a card has a state each, below its ``TOP``."""
 SUMMARY_COLUMNS = (
     *("agent", "return", "SAE", "explained", "L0", "kept", "features", "neurons", "components", "untrained SAE"),
-    *("told", "beyond the outputs", "and beyond an untrained network"),
+    *("detected", "beyond the outputs", "and beyond an untrained network"),
 )
 Observation = npt.NDArray[Any]
 Row = dict[str, Any]
-_SCORES = ["live", "features", "after shuffling", "told", "mean AUROC", "mean F1"]
+_SCORES = ["live", "features", "after shuffling", "detected", "mean AUROC", "mean F1"]
 _TESTED = ["predicate", "feature", "F1", "outputs", "layer", "observation", "untrained", "gain", "bound", "p"]
 _FORMATS = {"l0": ".1f", "dead_share": ".0%", "return": ".1f", "mated": ".1%", "live": ".0f"}
-_FORMATS |= dict.fromkeys(("features", "shuffled_features", "told"), "g")
+_FORMATS |= dict.fromkeys(("features", "shuffled_features", "detected"), "g")
 _TRUE, _FALSE = "#1b7f4b", "#b3382c"
 # Okabe and Ito's palette, which colour-blind readers can tell apart; white where a cell is empty.
 _CHANNELS = ListedColormap(
@@ -100,7 +100,7 @@ def as_markdown(result: RLSAEResult) -> str:
         f"all rows of one {rows['kept_together']} are on the same side.",
         "## SAEs\nMeasured on held-out states. *Kept*: share of the return with the reconstruction in the "
         "activation's place. *Features*: columns with an AUROC of 0.9 or more for some predicate on both halves. "
-        "*Told*: predicates whose best column, chosen on one half, reaches 0.9 on the other." + _over_seeds(result),
+        "*Detected*: predicates whose best column, chosen on one half, reaches 0.9 on the other." + _over_seeds(result),
         markdown_table(
             ["SAE", "explained", "L0", "dead", *_earnings(result.plain), "kept", *_SCORES],
             [_sae(name, row, result) for name, row in result.saes.items()],
@@ -134,7 +134,7 @@ def earned(row: Mapping[str, float]) -> str:
 
 
 def hidden_predicates(result: RLSAEResult) -> list[str]:
-    """The predicates that a feature tells better than a linear probe on the outputs does."""
+    """The predicates that a feature detects better than a linear probe on the outputs does."""
     return [name for name, row in result.close.items() if row["gain_low"] > 0 and row["p_holm"] < 0.05]
 
 
@@ -145,7 +145,7 @@ def untrained(result: RLSAEResult, predicate: str) -> float:
 
 
 def learnt_predicates(result: RLSAEResult) -> list[str]:
-    """Those of :func:`hidden_predicates` that the feature also tells better than any column of an untrained network."""
+    """Those of :func:`hidden_predicates` that the feature also detects better than any column of an untrained network."""
     return [name for name in hidden_predicates(result) if result.close[name]["feature"] > untrained(result, name)]
 
 
@@ -165,7 +165,7 @@ def summary_cells(result: RLSAEResult) -> list[str]:
         "" if kept is None else f"{kept:.1%}",
         f"{mean['features']:.0f}",
         *(f"{count}" for count in others),
-        f"{mean['told']:.0f} of {len(chosen['predicates'])}",
+        f"{mean['detected']:.0f} of {len(chosen['predicates'])}",
         str(len(hidden)),
         f"{len(learnt)}{': ' if learnt else ''}{', '.join(name.replace('_', ' ') for name in learnt)}",
     ]
@@ -176,7 +176,7 @@ class Card:
     """One feature and n states.
 
     Attributes:
-        predicate: what it tells best.
+        predicate: What it detects best.
         lines: what is known of it, in words.
         ranks: ``[n]`` how each state was chosen, in words.
         observations: ``[n, ...]``.
@@ -194,7 +194,7 @@ class Card:
 
 @torch.no_grad()
 def feature_cards(result: RLSAEResult, sae: Any, states: States, count: int) -> list[Card]:
-    """Cards of the best features of the predicates that are told best, on held-out states.
+    """Cards of the best features of the predicates that are detected best, on held-out states.
 
     Args:
         result: of ``steer rl-sae``, the chosen SAE looked at closely.
@@ -311,7 +311,7 @@ def _earnings(plain: Mapping[str, float]) -> list[str]:
 
 def _scores(row: Mapping[str, Any]) -> list[str]:
     counts = [str(row[name]) for name in ("live", "features", "shuffled_features")]
-    told = f"{row['told']} of {len(row['predicates'])}"
+    told = f"{row['detected']} of {len(row['predicates'])}"
     return [*counts, told, f"{row['mean_auroc']:.3f}", f"{row['mean_f1']:.3f}"]
 
 
@@ -324,7 +324,7 @@ def _sae(name: str, row: Mapping[str, Any], result: RLSAEResult) -> list[str]:
         return f"{found['mean']:{form}} ± {found['std']:{form}}"
 
     first = [cell(column) for column in ("explained_variance", "l0", "dead_share", *_earnings(result.plain))]
-    scores = [cell(column) for column in ("live", "features", "shuffled_features", "told", "mean_auroc", "mean_f1")]
+    scores = [cell(column) for column in ("live", "features", "shuffled_features", "detected", "mean_auroc", "mean_f1")]
     scores[3] += f" of {len(row['predicates'])}"
     kept = row["return_kept"]
     return [name, *first, "" if kept is None else f"{kept:.1%}", *scores]
@@ -342,10 +342,10 @@ def _verdict(result: RLSAEResult) -> str:
     hidden = hidden_predicates(result)
     count = len(result.close)
     if not hidden:
-        return f"No feature tells any of {count} predicates better than a linear probe on the outputs."
+        return f"No feature detects any of {count} predicates better than a linear probe on the outputs."
     learnt = learnt_predicates(result)
     return (
-        f"{len(hidden)} of {count} predicates are told better by one feature than by the outputs: {', '.join(hidden)}. "
+        f"{len(hidden)} of {count} predicates are detected better by one feature than by the outputs: {', '.join(hidden)}. "
         f"Of these {len(learnt)} also better than by any column of an untrained network{': ' if learnt else ''}"
         f"{', '.join(learnt)}."
     )

@@ -149,7 +149,7 @@ def score_columns(train: Tensor, test: Tensor, states: States, seed: int, shuffl
 
     Returns:
         ``predicates``: for each the best column, chosen on train, with its AUROC, F1 and p (Holm over predicates) on
-        test; ``mean_auroc`` over them; ``told``, how many reach 0.9 there; ``features``, how many columns have an
+        test; ``mean_auroc`` over them; ``detected``, how many reach 0.9 there; ``features``, how many columns have an
         AUROC of 0.9 for some predicate on both halves; ``live``, how many are not constant; ``shuffled_features``,
         ``features`` again after shuffling the states' predicates.
     """
@@ -165,7 +165,7 @@ def score_columns(train: Tensor, test: Tensor, states: States, seed: int, shuffl
         "live": int((first.std(axis=0) > 0).sum()),
         "features": len(faithful_features(first, learn, second, later, GOOD)),
         "shuffled_features": len(shuffled),
-        "told": sum(value >= GOOD for value in values),
+        "detected": sum(value >= GOOD for value in values),
         "mean_auroc": float(np.mean(values)),
         "mean_f1": float(np.mean([match.f1 for match in matches.values()])),
         "predicates": {name: {**asdict(match), "p_holm": adjusted[name]} for name, match in matches.items()},
@@ -179,7 +179,7 @@ SPREADS = (
     "live",
     "features",
     "shuffled_features",
-    "told",
+    "detected",
     "mean_auroc",
     "mean_f1",
 )

@@ -12,10 +12,10 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
 from agents.inside.recordings import Predicates, Recording, RolloutConfig, discounted, join, recompute, record
+from agents.reading import family_of
 
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
@@ -57,17 +57,15 @@ def layers_of(policy: BasePolicy) -> tuple[str, ...]:
 
     The critic's last map, its value, is left out.
     """
-    roots = (
-        ["q_net.q_net"] if isinstance(policy, DQNPolicy) else ["mlp_extractor.policy_net", "mlp_extractor.value_net"]
-    )
+    family = family_of(policy)
     names: list[str] = []
-    for root in roots:
+    for root in family.networks:
         stack = list(policy.get_submodule(root).named_children())
         for place, (name, module) in enumerate(stack):
             last = place == len(stack) - 1
             if last or not isinstance(module, nn.Linear):
                 names.append(f"{root}.{name}")
-    return tuple(names) if isinstance(policy, DQNPolicy) else (*names, "action_net")
+    return (*names, *family.heads)
 
 
 def record_levels(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from agents.inside.controller_report import ControllerResult
 from agents.runs.folder import RunFolder, read_json
 from steer_env.evaluation.token_log import COLUMNS, interventions_of
 
@@ -43,7 +44,7 @@ class RunFiles:
     features: Mapping[str, Any] | None
     sweep: Mapping[str, Any] | None
     layers: Mapping[str, Any] | None
-    controller: Mapping[str, Any] | None
+    controller: ControllerResult | None
 
     @classmethod
     def read(cls, folder: Path, evaluation: str, sweep: Path | None = None, layers: Path | None = None) -> RunFiles:
@@ -63,7 +64,7 @@ class RunFiles:
         beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
         swept, compared = (None if file is None else read_json(file) for file in (sweep, layers or next(beside, None)))
         inside = folder / "controller.json"
-        controller = read_json(inside) if inside.is_file() else None
+        controller = ControllerResult.read(inside) if inside.is_file() else None
         return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared, controller)
 
     @property
@@ -81,11 +82,11 @@ class RunFiles:
 
     def _maker(self, kind: str) -> str:
         if kind == "metrics":
-            return f"python -m experiments.train --name {self.run.path.name} --resume"
+            return f"steer train --name {self.run.path.name} --resume"
         if kind not in ANALYSES:
-            return f"python -m experiments.evaluate --run {self.run.path}"
+            return f"steer evaluate --run {self.run.path}"
         which = "" if self.path.name == "evaluation.json" else f" --evaluation {self.path.name}"
-        return f"python -m experiments.analyze --run {self.run.path}{which}"
+        return f"steer analyze --run {self.run.path}{which}"
 
     def beside(self, name: str, suffix: str = ".json") -> Path:
         """Where a file about this evaluation belongs: for ``evaluation-1.json`` and ``"report"`` it is ``report-1``."""

@@ -1,4 +1,4 @@
-"""Does a run do what it says? ``python -m experiments.check --run runs/first`` measures it, one line a check.
+"""Does a run do what it says? ``steer check --run runs/first`` measures it, one line a check.
 
 Each check looks for a fault that published systems had and nobody saw: steering that never fired, a policy without
 gradient or never loaded, rewards lost on their way, logs of something else than was done.
@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents.algos import ALGOS
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder, read_json
 from agents.runs.loading import fresh_agent, load_trained, make_envs, make_run_mask, model_sha256, trained_mask
 from agents.runs.replay import APPLIED, SAID, EvaluationLog, differences, logged_actions, logged_episodes, replay_policy
@@ -36,18 +36,6 @@ RETURNS: dict[str, Callable[[Mapping[str, Any], Any], float]] = {
 
 
 @dataclass(frozen=True)
-class CheckConfig:
-    """Check a run."""
-
-    run: Path
-    """Run folder."""
-    items: int = 8
-    """Episodes played, and replayed of each arm of an evaluation."""
-    threads: int = 1
-    """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
-
-
-@dataclass(frozen=True)
 class Result:
     """What a check found: the verdict, and one line with what was measured, what is wrong or what is missing."""
 
@@ -59,8 +47,12 @@ class NoEvidenceError(Exception):
     """The run does not hold what a check would look at."""
 
 
-def main(cfg: CheckConfig) -> dict[str, Result]:
-    """Run every check of ``CHECKS`` and print its line.
+def check_run(folder: Path, items: int = 8) -> dict[str, Result]:
+    """Run every check of ``CHECKS`` on a run and print its line.
+
+    Args:
+        folder: The run folder.
+        items: Episodes played, and replayed of each arm of an evaluation.
 
     Returns:
         The results by name.
@@ -69,10 +61,9 @@ def main(cfg: CheckConfig) -> dict[str, Result]:
         FileNotFoundError: There is no such run.
         ValueError: ``items`` is below 1, or the run's environments cannot be made.
     """
-    if cfg.items < 1:
-        raise ValueError(f"--items must be at least 1, got {cfg.items}")
-    torch.set_num_threads(cfg.threads)
-    subject = Subject(RunFolder.open(cfg.run), cfg.items)
+    if items < 1:
+        raise ValueError(f"--items must be at least 1, got {items}")
+    subject = Subject(RunFolder.open(folder), items)
     results = {}
     for name, check in CHECKS.items():
         results[name] = result = _result(check, subject)
@@ -104,7 +95,7 @@ class Subject:
         if mask is not None:
             mask.frozen = True
         steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
-        return try_update(ALGOS[self.config["algo"]].cls, policy, SB3VecEnv(self.envs, mask), steps)
+        return try_update(ALGOS[self.config["algo"]], policy, SB3VecEnv(self.envs, mask), steps)
 
     @cached_property
     def evaluations(self) -> dict[Path, dict[str, Any]]:
@@ -147,7 +138,7 @@ def actions_mean_the_same(subject: Subject) -> str:
 def logged_is_applied(subject: Subject) -> str:
     """The logged actions, applied to the same items, give the logged tokens and scores again."""
     if not subject.logs:
-        raise NoEvidenceError(f"no evaluation yet (python -m experiments.evaluate --run {subject.run.path})")
+        raise NoEvidenceError(f"no evaluation yet (steer evaluate --run {subject.run.path})")
     episodes = tokens = 0
     for log in subject.logs:
         actions = [logged_actions(log.envs, rows) for rows in log.episodes]
@@ -179,7 +170,7 @@ def policy_is_the_saved_one(subject: Subject) -> str:
     chosen = 0
     for log in subject.logs:
         own = [rows for rows in log.episodes if rows["arm"].iloc[0] == "trained"]
-        other = differences(own, log.play(own, trained_policy(model, mask)), APPLIED)
+        other = differences(own, log.play(own, policy_of(model, mask)), APPLIED)
         line = f"in {len(other)} of {len(own)} episodes it chooses otherwise than its log, first {' '.join(other[:1])}"
         _require(len(other) <= log.tolerated(len(own)), line)
         chosen += len(own)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from tyro.constructors import PrimitiveConstructorSpec
 
+from agents.algos import ALGOS
 from agents.runs.folder import RunFolder
 from steer_env.evaluation.masks import MASKS, check_mask_settings
 
@@ -75,7 +76,7 @@ class TrainConfig:
     """Name of the run folder."""
     env: str = "Steer-TicTacToe-v0"
     """Environment id."""
-    algo: str = "ppo"
+    algo: Annotated[str, one_of(tuple(ALGOS))] = "ppo"
     """Algorithm."""
     total_timesteps: int = 100_000
     """Tokens (actions) over all lanes."""
@@ -160,7 +161,7 @@ class Trainings:
     """Tokens of each training."""
     env_kwargs: KeyValues = field(default_factory=dict)
     """Arguments of gym.make_vec, in every training and arm."""
-    algo: str = "ppo"
+    algo: Annotated[str, one_of(tuple(ALGOS))] = "ppo"
     """Algorithm."""
     algo_kwargs: KeyValues = field(default_factory=dict)
     """Settings of the algorithm."""

@@ -3,7 +3,7 @@
 import importlib.metadata
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from agents.runs.folder import RunFolder
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import MASKS, ActionMask, make_mask
+from steer_env.evaluation.play import drawn_items as drawn_items
 from steer_env.lm.loading import weights_sha256
 
 PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
@@ -83,7 +84,7 @@ def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAl
     """
     path = run.path / "policy.zip"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: training has not finished (python -m experiments.train --resume)")
+        raise FileNotFoundError(f"{path} is missing: training has not finished (steer train --resume)")
     model = ALGOS[run.config["algo"]].cls.load(path, device="cpu")
     _require_saved_parameters(model, path)
     return model, trained_mask(run, envs)
@@ -134,14 +135,3 @@ def _require_saved_parameters(model: BaseAlgorithm, path: Path) -> None:
     loaded = model.policy.state_dict()
     if set(saved) != set(loaded) or any(not torch.equal(saved[name], loaded[name]) for name in saved):
         raise RuntimeError(f"the loaded agent does not hold the parameters of {path}")
-
-
-def drawn_items(items: Sequence[int], count: int | None, seed: int) -> list[int]:
-    """At most ``count`` of ``items``, drawn; None takes all as they stand.
-
-    Data sets come in an order of their own, often by subject: the first ones are no sample.
-    """
-    if count is None:
-        return list(items)
-    order = np.random.default_rng(seed).permutation(len(items))[:count]
-    return [items[place] for place in order.tolist()]

@@ -1,4 +1,4 @@
-"""Train an agent to steer: ``python -m experiments.train --name first --algo ppo --total-timesteps 100000``.
+"""Train an agent to steer: ``steer train --name first --algo ppo --total-timesteps 100000``.
 
 Everything goes into ``runs/<name>/``; ``--resume`` continues a run that was stopped or killed.
 """

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
 from steer_env.envs.base import unwrap
-from steer_env.envs.vector_env import SteerVectorEnv
 from steer_env.evaluation.masks import ActionMask
 from steer_env.evaluation.play import Array, Details, Envs, Lanes, Policy, play
+from steer_env.tasks import decode_variants
+from steer_env.tasks.instructions import INSTRUCTIONS
+
+if TYPE_CHECKING:
+    from steer_env.envs.vector_env import SteerVectorEnv
 
 EPISODES = 50_000
 """Played at a time, where candidates are searched."""
@@ -27,7 +31,7 @@ class Setting:
     """What a control may use.
 
     Attributes:
-        seed: Of its random choices; they also depend on the number of lanes.
+        seed: Seed of its random choices; they also depend on the number of lanes.
         mask: The mask of the policy it is compared with, if that has one.
         best: Number of the best push, found on the train split by :func:`search_best_fixed`.
     """
@@ -143,6 +147,22 @@ CONTROLS: dict[str, Callable[[Setting], Policy]] = {
 BOX_ONLY = frozenset({"random_strengths"})
 
 
+def unsteered_variants(task: str) -> dict[str, dict[str, Any]]:
+    """The arms that are unsteered play of another environment: what the same model does when asked otherwise.
+
+    ``prompt_only`` has the task's instruction in front of every prompt. Where there are options, ``constrained_only``
+    and ``free_only`` show what constrained decoding does by itself: one of them is the agent's own environment.
+
+    Args:
+        task: Key of the task table.
+
+    Returns:
+        For each arm what to give ``gym.make_vec`` beyond the agent's own arguments.
+    """
+    arms: dict[str, dict[str, Any]] = {f"{decode}_only": {"decode": decode} for decode in decode_variants(task)}
+    return arms | ({"prompt_only": {"instruction": True}} if task in INSTRUCTIONS else {})
+
+
 def controls_for(envs: Envs) -> list[str]:
     """Names of the controls that fit the action space."""
     box = isinstance(envs.single_action_space, spaces.Box)
@@ -164,7 +184,7 @@ def score_pushes(envs: Envs, candidates: Array, items: Sequence[int], seed: int)
         envs: On any split.
         candidates: ``[n]`` numbers of pushes.
         items: Items of the split; every candidate plays them with the same sampling seeds.
-        seed: Of sampled decoding.
+        seed: Seed of sampled decoding.
     """
     portion = max(1, EPISODES // max(1, len(items)))
     parts = [candidates[start : start + portion] for start in range(0, len(candidates), portion)]
@@ -190,7 +210,8 @@ def search_best_fixed(
 
     Args:
         envs: On the train split; the search must not see what is reported, nor more items than ``envs`` deals.
-        seed: Of the items (in a stream of its own: an evaluation with this seed plays others) and of sampled decoding.
+        seed: Seed of the items (in a stream of its own: an evaluation with this seed plays others) and of sampled
+            decoding.
         games: Items a candidate in each round; where there are fewer, all of them.
         kept: Candidates that go on after each round but the last.
 

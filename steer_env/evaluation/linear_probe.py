@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,32 @@ ITEMS_A_TOPIC = 4
 _RIDGE = 1e-2
 
 
-def read_off(train: Any, test: Any, items: tuple[Sequence[int], Sequence[int]], seed: int) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class ReadOff:
     """How often a linear probe of an episode's first observation names what the item is about.
 
-    One ridge regression for each topic, learnt on items of train; the highest is the answer.
+    Attributes:
+        topic: What it names: the right answer, ``target``, where the task's records have it among few.
+        accuracy: Share of the items of test that it names rightly.
+        chance: The same of the commonest topic of train.
+    """
+
+    topic: str
+    accuracy: float
+    chance: float
+
+
+def read_off(train: Any, test: Any, items: tuple[Sequence[int], Sequence[int]], seed: int) -> ReadOff | None:
+    """Fit one ridge regression for each topic on items of train; the highest is the answer on test.
 
     Args:
-        train: Environments to learn from.
-        test: Environments to measure on.
-        items: Of both.
-        seed: Of sampled decoding.
+        train: Environments whose items the probe is fitted on.
+        test: Environments whose items it is measured on.
+        items: Items of train, and items of test.
+        seed: Seed of sampled decoding.
 
     Returns:
-        ``topic`` (the right answer, ``target``, where the task's records have it among few), ``accuracy`` on test and
-        ``chance``, that of the commonest topic of train; None where the records tell no topic.
+        None where the records tell no topic.
     """
     (seen, topics), (later, truth) = (
         first_observations(envs, own, seed) for envs, own in zip((train, test), items, strict=True)
@@ -46,11 +59,11 @@ def read_off(train: Any, test: Any, items: tuple[Sequence[int], Sequence[int]], 
     known, counts = np.unique(topics[name], return_counts=True)
     right = np.array(truth[name])
     scores = [linear_probe(seen, np.array(topics[name]) == topic, later) for topic in known]
-    return {
-        "topic": name,
-        "accuracy": float((known[np.argmax(scores, axis=0)] == right).mean()),
-        "chance": float((known[counts.argmax()] == right).mean()),
-    }
+    return ReadOff(
+        topic=name,
+        accuracy=float((known[np.argmax(scores, axis=0)] == right).mean()),
+        chance=float((known[counts.argmax()] == right).mean()),
+    )
 
 
 def first_observations(

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
+from tqdm import tqdm
 
 from steer_env.envs.base import unwrap
-from steer_env.envs.vector_env import SteerVectorEnv
+from steer_env.evaluation.statistics import score_interval
+
+if TYPE_CHECKING:
+    from steer_env.envs.vector_env import SteerVectorEnv
 
 Array = npt.NDArray[Any]
 Envs = VectorEnv[Any, Any, Any]
 Details = Mapping[str, Array]
 DETAILS = ("log_prob", "value", "entropy")
 TOP = 5
+PATIENCE = 10
+"""Seconds of play after which a progress bar appears."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,52 @@ class Played:
         """Score of each item."""
         return np.array([episode["score"] for episode in self.episodes])
 
+    @property
+    def score(self) -> float:
+        """Mean score."""
+        return float(self.scores.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean score: Wilson where scores are 0 or 1, bootstrap over items otherwise."""
+        return score_interval(self.scores.tolist())
+
+
+def evaluate(envs: Envs, policy: Policy, items: Sequence[int] | int | None = None, seed: int = 0) -> Played:
+    """Play a policy on exact items, each once.
+
+    Args:
+        envs: What ``gym.make_vec`` returned; its lanes take items as they become free.
+        policy: What plays: ``policy(observations, lanes) -> actions``.
+        items: Items of the environment's split; a number draws so many of those that are dealt, None takes all of them.
+        seed: Seed of sampled decoding, and of the choice of items where only their number is given.
+
+    Raises:
+        ValueError: There are no items, or fewer than are asked for.
+    """
+    if items is None or isinstance(items, int):
+        dealt = unwrap(envs).dealt
+        if items is not None and not 1 <= items <= len(dealt):
+            raise ValueError(f"items must be in [1, {len(dealt)}], those that are dealt of the split; got {items}")
+        items = drawn_items(dealt, items, seed)
+    return play(envs, policy, items, seed)
+
+
+def drawn_items(items: Sequence[int], count: int | None, seed: int) -> list[int]:
+    """At most ``count`` of ``items``, drawn at random; None takes all as they stand.
+
+    Data sets come in an order of their own, often by subject: the first ones are no sample.
+
+    Args:
+        items: What to draw from.
+        count: How many at most.
+        seed: Seed of the draw.
+    """
+    if count is None:
+        return list(items)
+    order = np.random.default_rng(seed).permutation(len(items))[:count]
+    return [items[place] for place in order.tolist()]
+
 
 def play(envs: Envs, policy: Policy, items: Sequence[int], seed: int, tokens: bool = True) -> Played:
     """Play each of ``items`` once.
@@ -106,8 +158,8 @@ def play(envs: Envs, policy: Policy, items: Sequence[int], seed: int, tokens: bo
         envs: A SteerVectorEnv; its lanes take items as they become free.
         policy: What plays.
         items: Items of the environment's split. A repeated item is played again, with the same randomness.
-        seed: Of sampled decoding; with the item it fixes every random number of the world.
-        tokens: Keep a row a token.
+        seed: Seed of sampled decoding; with the item it fixes every random number of the world.
+        tokens: Whether a row a token is kept.
 
     Raises:
         ValueError: There are no items.
@@ -118,6 +170,7 @@ def play(envs: Envs, policy: Policy, items: Sequence[int], seed: int, tokens: bo
     lanes = Lanes.at_reset(envs, len(items))
     episodes: dict[int, dict[str, Any]] = {}
     rows: list[dict[str, Array]] = []
+    bar = tqdm(total=len(items), desc="episodes", delay=PATIENCE, leave=False, disable=None)
     while len(episodes) < len(items):
         chosen = policy(obs, lanes)
         actions, details = chosen if isinstance(chosen, tuple) else (chosen, {})
@@ -128,11 +181,15 @@ def play(envs: Envs, policy: Policy, items: Sequence[int], seed: int, tokens: bo
             rows.append({name: np.asarray(values)[lanes.live] for name, values in row.items()})
         for lane in np.flatnonzero(ended & lanes.live).tolist():
             episodes[int(lanes.place[lane])] = _final(infos["final_info"], lane)
+            bar.update()
         lanes = replace(lanes, place=infos["index"], step=np.where(ended, 0, lanes.step + 1))
+    bar.close()
     return Played([episodes[index] for index in range(len(items))], _joined(rows))
 
 
 def _vector(envs: Envs) -> SteerVectorEnv:
+    from steer_env.envs.vector_env import SteerVectorEnv  # needs PyTorch, which takes seconds to import
+
     inner = unwrap(envs)
     if not isinstance(inner, SteerVectorEnv):
         raise TypeError(f"items are played in lanes: make the environment with gym.make_vec, got {envs!r}")

@@ -1,18 +1,21 @@
 """Names for features: from a Neuronpedia export or a file of one's own, else the words that they make likelier."""
 
+from __future__ import annotations
+
 import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
 from steer_env.lm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PORTION = 256
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steer_env.errors import SteeringError
+from steer_env.lazy import torch
 from steer_env.lm.anatomy import find_block, forward_options
 from steer_env.lm.passes import hooked_pass
 from steer_env.lm.tokenizer import Tokenizer, end_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def explain(
             f"a prompt of {len(question.tokens)} tokens and an answer of {limits.tokens} do not fit into the model's "
             f"context of {context}"
         )
-    units = normalize(rows.float(), dim=1).to(lm.device)
+    units = torch.nn.functional.normalize(rows.float(), dim=1).to(lm.device)
     vectors = (units[:, None] * scales.to(units)[:, None]).flatten(0, 1)
     heard = [_listen(lm, tokenizer, question, depths, part, limits.tokens) for part in vectors.split(limits.lanes)]
     zeros = _listen(lm, tokenizer, question, depths, torch.zeros_like(units[:1]), 0)
@@ -173,8 +173,8 @@ def explain(
     late = torch.cat([part.late for part in heard]).unflatten(0, grid)
     answers = iter([answer for part in heard for answer in part.answers])
     return Trials(
-        cosines=cosine_similarity(late, units[:, None], dim=-1),
-        baselines=cosine_similarity(zeros.late, units, dim=-1),
+        cosines=torch.cosine_similarity(late, units[:, None], dim=-1),
+        baselines=torch.cosine_similarity(zeros.late, units, dim=-1),
         entropies=torch.cat([part.entropies for part in heard]).unflatten(0, grid),
         answers=[[next(answers) for _ in scales] for _ in units],
     )
@@ -246,7 +246,6 @@ def _listen(lm: Any, tokenizer: Tokenizer, question: Question, depths: Depths, v
     return _Heard(late[0], entropies, [_answer(tokenizer, row, question.stops) for row in said])
 
 
-@torch.no_grad()
 def _forward(lm: Any, ids: Tensor, depths: Depths, edit: Callable[[Tensor], Any], read: Callable[[Tensor], Any]) -> Any:
     """One pass over prompts ``[b, Q]``: ``edit`` may replace the early residual ``[b, Q, M]``, ``read`` sees one."""
     early, late = find_block(lm, depths.early, "pre"), find_block(lm, depths.late, "post")
@@ -254,17 +253,19 @@ def _forward(lm: Any, ids: Tensor, depths: Depths, edit: Callable[[Tensor], Any]
     def watched(**inputs: Any) -> Any:
         return hooked_pass(lm, inputs, late, "post", read)
 
-    return hooked_pass(watched, {"input_ids": ids, "use_cache": True, **forward_options(lm)}, early, "pre", edit)
+    inputs = {"input_ids": ids, "use_cache": True, **forward_options(lm)}
+    with torch.no_grad():
+        return hooked_pass(watched, inputs, early, "pre", edit)
 
 
-@torch.no_grad()
 def _greedy(lm: Any, logits: Tensor, past: Any, tokens: int, ends: frozenset[int]) -> list[list[int]]:
     """Tokens of each lane up to its end, after the logits ``[b, V]`` of the prompt."""
     said = [logits.argmax(dim=-1)]
     stops = torch.tensor(sorted(ends), device=logits.device)
     ended = torch.isin(said[0], stops)
     while len(said) < tokens and not bool(ended.all()):
-        output = lm(input_ids=said[-1][:, None], past_key_values=past, use_cache=True)
+        with torch.no_grad():
+            output = lm(input_ids=said[-1][:, None], past_key_values=past, use_cache=True)
         said.append(output.logits[:, -1].argmax(dim=-1))
         ended |= torch.isin(said[-1], stops)
     rows = torch.stack(said, dim=1).tolist()

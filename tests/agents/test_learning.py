@@ -7,7 +7,7 @@ import torch
 
 import steer_env  # noqa: F401
 from agents.algos import make_algo
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.vec_env import SB3VecEnv
 from steer_env.evaluation.controls import CONTROLS, Setting
 from steer_env.evaluation.masks import make_mask
@@ -75,7 +75,7 @@ def test_ppo_learns_to_hold_the_perfect_player(mask, head, least):
     directions = envs.unwrapped.directions.numpy() if head == "tied" else None
     agent = make_algo("ppo", SB3VecEnv(envs, chosen), seed=0, head=head, directions=directions, device="cpu")
     agent.learn(60_000)
-    assert score(trained_policy(agent, chosen), mask=scope) >= least
+    assert score(policy_of(agent, chosen), mask=scope) >= least
     assert weights_sha256(envs.unwrapped.lm) == before
     assert torch.is_grad_enabled()
 
@@ -88,4 +88,4 @@ def test_ppo_learns_autosteers_strengths():
     """
     kwargs = {"env_id": "AutoSteer-TicTacToe-v0", "k": 10}
     agent = make_algo("ppo", SB3VecEnv(embedded("train", **kwargs)), seed=0, device="cpu").learn(80_000)
-    assert score(trained_policy(agent), **kwargs) >= 0.55
+    assert score(policy_of(agent), **kwargs) >= 0.55

@@ -6,7 +6,7 @@ import pytest
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import make_algo
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.vec_env import SB3VecEnv
 from steer_env.evaluation.play import play
 
@@ -21,7 +21,7 @@ def model():
 
 def features(model, num_envs: int) -> dict[int, list[int]]:
     envs = gym.make_vec("Steer-XSTest-v0", num_envs=num_envs)
-    tokens = play(envs, trained_policy(model), ITEMS, seed=0).tokens
+    tokens = play(envs, policy_of(model), ITEMS, seed=0).tokens
     return {i: tokens["feature"][tokens["episode"] == i].tolist() for i in range(len(ITEMS))}
 
 

@@ -14,14 +14,14 @@ from agents.analysis.evaluated_run import EvaluatedRun
 from agents.analysis.feature_meanings import Meanings, examples, logged_meanings
 from agents.analysis.feature_table import Effects, diversity, feature_record
 from agents.analysis.planted import planted_conditions, planted_record
-from agents.compare.evaluate import EvaluateConfig
-from agents.compare.evaluate import main as evaluate
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import load_trained, make_envs
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
 from experiments.analyze import AnalyzeConfig, main
+from experiments.evaluate import EvaluateConfig
+from experiments.evaluate import main as evaluate
 
 GAME = ("opponent=random", "illegal=random_move", "coefficient=2")
 EPISODES = 40
@@ -42,7 +42,7 @@ def make_run(tiny, folder, algo="ppo", env="Steer-TicTacToe-v0", mask="off", ext
             runs_dir=folder,
         )
     )
-    evaluate(EvaluateConfig(run=run, episodes=EPISODES, num_envs=8, search_games=(2, 4)))
+    evaluate(EvaluateConfig(run=run, items=EPISODES, num_envs=8, search_games=(2, 4)))
     return run
 
 
@@ -236,7 +236,7 @@ def test_a_log_from_before_rewards_is_held_against_scores(copy, config):
 
 
 def test_only_the_first_episodes(copy, config, records):
-    found = main(replace(config, run=copy, episodes=7))
+    found = main(replace(config, run=copy, items=7))
     assert found["features"]["episodes_analysed"] == len(found["branch_points"]["episodes"]) == 7
     first = [point for point in records["branch_points"]["branch_points"] if point["episode"] < 7]
     assert found["branch_points"]["branch_points"] == first
@@ -246,7 +246,7 @@ def test_only_the_first_episodes(copy, config, records):
 def test_strengths_and_policies_without_logged_values(tiny, tmp_path, algo, env):
     box = env.startswith("Auto")
     run = make_run(tiny, tmp_path, algo, env, extra=("k=3",) if box else ())
-    found = main(AnalyzeConfig(run=run, episodes=10, num_envs=16, search_plays=600))
+    found = main(AnalyzeConfig(run=run, items=10, num_envs=16, search_plays=600))
     if box:
         assert set(found["branch_points"]["arms"]) == {"no_op", "without_strongest", "random_strengths"}
         points = found["branch_points"]["branch_points"]

@@ -13,20 +13,23 @@ import torch
 from sae_lens import SAE
 from stable_baselines3 import PPO
 
-from agents.compare import evaluate
-from agents.compare.evaluate import EvaluateConfig, beside_train, main
-from agents.compare.evaluation_table import print_result
-from agents.policies import trained_policy
+from agents.compare import arms as arms_module
+from agents.compare.arms import beside_train
+from agents.compare.results import Evaluation
+from agents.compare.summary import over_seeds
+from agents.policies import policy_of
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
-from agents.runs.loading import drawn_items, load_trained, make_envs
+from agents.runs.loading import load_trained, make_envs
 from agents.runs.steering import require_same_steering
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
-from experiments import summary
+from experiments.evaluate import EvaluateConfig, main
+from experiments.summary import SummaryConfig
+from experiments.summary import main as summarise
 from steer_env.evaluation import controls
 from steer_env.evaluation.play import Played, play
-from steer_env.evaluation.statistics import mcnemar, wilson
+from steer_env.evaluation.statistics import mcnemar, over_runs, wilson
 from steer_env.evaluation.token_log import COLUMNS
 
 GAME = ("opponent=random", "illegal=random_move", "coefficient=2")
@@ -52,14 +55,14 @@ def trained(tiny, tmp_path_factory):
 @pytest.fixture
 def config(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "a")
-    return EvaluateConfig(run=tmp_path / "a", episodes=60, num_envs=8, search_games=(4, 8))
+    return EvaluateConfig(run=tmp_path / "a", items=60, num_envs=8, search_games=(4, 8))
 
 
 @pytest.fixture(scope="module")
 def evaluated(trained, tmp_path_factory):
     run = tmp_path_factory.mktemp("evaluated") / "a"
     shutil.copytree(trained, run)
-    main(EvaluateConfig(run=run, episodes=60, num_envs=8, search_games=(4, 8)))
+    main(EvaluateConfig(run=run, items=60, num_envs=8, search_games=(4, 8)))
     return run
 
 
@@ -68,7 +71,7 @@ def steered_coefficient(tokens):
     return coefficient
 
 
-def test_train_and_test_stand_side_by_side(evaluated, capsys):
+def test_train_and_test_stand_side_by_side(evaluated):
     """Oracle: the single environment plays the same train items with the same agent."""
     result = json.loads((evaluated / "evaluation.json").read_text())
     arm = result["arms"]["trained"]
@@ -87,10 +90,9 @@ def test_train_and_test_stand_side_by_side(evaluated, capsys):
         courses.add(infos["final_info"]["moves"][0])
     assert (arm["train_score"], arm["train_n"]) == (pytest.approx(np.mean(scores)), 60)
     tokens = pd.read_parquet(evaluated / "interventions.parquet", filters=[("arm", "==", "trained")])
-    played = play(make_envs(run.config, "test", 1), trained_policy(model, mask), tokens["item"].unique().tolist(), 0)
+    played = play(make_envs(run.config, "test", 1), policy_of(model, mask), tokens["item"].unique().tolist(), 0)
     assert arm["seen_in_train"] == pytest.approx(np.mean([each["moves"] in courses for each in played.episodes]))
-    print_result(result, evaluated)
-    said = " ".join(capsys.readouterr().out.split())
+    said = Evaluation.read(evaluated / "evaluation.json").train_and_test()
     assert f"{arm['train_score']:.3f} on 60 items of train, {arm['score']:.3f} on 60 of test" in said
 
 
@@ -116,7 +118,7 @@ def test_the_search_and_the_evaluation_on_train_play_other_items(config, monkeyp
         return watched
 
     monkeypatch.setattr(controls, "play", spy(searched))
-    monkeypatch.setattr(evaluate, "play", spy(evaluated))
+    monkeypatch.setattr(arms_module, "play", spy(evaluated))
     main(replace(config, split="train", compare=False))
     assert len({tuple(items) for items in evaluated}) == 1, "every arm plays the same"
     assert not set(searched[-1]) & set(evaluated[0])
@@ -128,12 +130,12 @@ def test_the_search_and_the_evaluation_on_train_play_other_items(config, monkeyp
 def test_a_run_trained_with_sampled_decoding_is_evaluated_with_it(config):
     saved = RunFolder.open(config.run).config
     write_json(config.run / "config.json", {**saved, "env_kwargs": {**saved["env_kwargs"], "temperature": 1}})
-    assert main(replace(config, compare=False))["temperature"] == 1.0
+    assert main(replace(config, compare=False)).temperature == 1.0
     own = json.loads((config.run / "evaluation.json").read_text())
     greedy = main(replace(config, temperature=0.0, compare=False))
     assert json.loads((config.run / "evaluation.json").read_text()) == own
     assert json.loads((config.run / "evaluation-0-test.json").read_text())["temperature"] == 0.0
-    assert greedy["arms"]["unsteered"]["distinct_completions"] <= own["arms"]["unsteered"]["distinct_completions"]
+    assert greedy.arms["unsteered"].distinct_completions <= own["arms"]["unsteered"]["distinct_completions"]
 
 
 def test_the_numbers_follow_from_the_token_log(evaluated):
@@ -223,14 +225,14 @@ def test_duckdb_reads_the_log(evaluated):
 
 
 def test_the_same_evaluation_again_gives_the_same_and_another_is_kept_apart(evaluated):
-    cfg = EvaluateConfig(run=evaluated, episodes=60, num_envs=8, search_games=(4, 8))
+    cfg = EvaluateConfig(run=evaluated, items=60, num_envs=8, search_games=(4, 8))
     before = json.loads((evaluated / "evaluation.json").read_text())
     again = main(cfg)
     for name, arm in before["arms"].items():
-        assert again["arms"][name]["score"] == arm["score"]
+        assert again.arms[name].score == arm["score"]
     with pytest.raises(FileExistsError, match="episodes 60, not 61"):
-        main(replace(cfg, episodes=61))
-    main(replace(cfg, episodes=20, temperature=0.5, split="validation", compare=False))
+        main(replace(cfg, items=61))
+    main(replace(cfg, items=20, temperature=0.5, split="validation", compare=False))
     assert (evaluated / "evaluation-0.5-validation.json").is_file()
     tokens = pd.read_parquet(evaluated / "interventions-0.5-validation.parquet")
     assert tokens["changed"].isna().all()
@@ -250,8 +252,8 @@ def test_strengths_are_evaluated_with_their_own_controls(tiny, tmp_path):
             runs_dir=tmp_path,
         )
     )
-    result = main(EvaluateConfig(run=run, episodes=12, num_envs=4, search_games=(2, 4)))
-    assert list(result["arms"]) == [*ARMS[:-1], "random_strengths", "trained"]
+    result = main(EvaluateConfig(run=run, items=12, num_envs=4, search_games=(2, 4)))
+    assert list(result.arms) == [*ARMS[:-1], "random_strengths", "trained"]
     tokens = pd.read_parquet(run / "interventions.parquet")
     assert list(tokens.columns) == list(COLUMNS)
     assert tokens["strengths"].map(len).eq(3).all()
@@ -341,10 +343,10 @@ def test_a_run_without_a_record_of_its_actions_is_said_to_be_unchecked(config):
         require_same_steering(old, make_envs(run.config, "test", 2), "a")
 
 
-@pytest.mark.parametrize("episodes", [0, 10_001])
-def test_more_items_than_there_are_is_refused(config, episodes):
-    with pytest.raises(ValueError, match=rf"\[1, 10000\].*got {episodes}"):
-        main(replace(config, episodes=episodes))
+@pytest.mark.parametrize("items", [0, 10_001])
+def test_more_items_than_there_are_is_refused(config, items):
+    with pytest.raises(ValueError, match=rf"\[1, 10000\].*got {items}"):
+        main(replace(config, items=items))
 
 
 def test_an_unfinished_run_is_refused(config):
@@ -353,7 +355,7 @@ def test_an_unfinished_run_is_refused(config):
         main(config)
 
 
-def test_the_summary_over_runs(evaluated, tmp_path):
+def test_the_summary_over_runs(evaluated, tmp_path, capsys):
     first = json.loads((evaluated / "evaluation.json").read_text())
     second = json.loads(json.dumps(first))
     second["arms"]["trained"]["score"] = first["arms"]["trained"]["score"] / 2
@@ -361,12 +363,16 @@ def test_the_summary_over_runs(evaluated, tmp_path):
     for name, content in (("a", first), ("b", second)):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "evaluation.json", content)
-    arms = summary.main(summary.SummaryConfig(runs=(tmp_path / "a", tmp_path / "b")))
-    score = first["arms"]["trained"]["score"]
-    assert arms["trained"]["mean"] == pytest.approx(0.75 * score)
-    assert (arms["trained"]["min"], arms["trained"]["max"]) == (score / 2, score)
-    assert arms["unsteered"]["worst_p_holm"] == max(0.9, first["tests"]["trained_vs_unsteered"]["p_holm"])
     runs = tmp_path / "a", tmp_path / "b"
+    arms = over_seeds([Evaluation.read(run / "evaluation.json") for run in runs])
+    score = first["arms"]["trained"]["score"]
+    assert arms["trained"].mean == pytest.approx(0.75 * score)
+    assert arms["trained"].scores == [score, score / 2]
+    assert arms["trained"].ci95 == over_runs([score, score / 2], 60)
+    assert arms["unsteered"].worst_p_holm == max(0.9, first["tests"]["trained_vs_unsteered"]["p_holm"])
+    table = summarise(SummaryConfig(runs))
+    assert f"| trained | {0.75 * score:.3f} | {score / 2:.3f} | {score:.3f} |" in table
+    assert table in capsys.readouterr().out
     for change, message in (
         ({"temperature": 1.0}, r"temperature is 0\.0 and 1\.0"),
         ({"seed": 1}, "seed is 0 and 1"),
@@ -378,23 +384,12 @@ def test_the_summary_over_runs(evaluated, tmp_path):
     ):
         write_json(tmp_path / "b" / "evaluation.json", {**second, **change})
         with pytest.raises(ValueError, match=f"cannot be summarised together: {message}"):
-            summary.main(summary.SummaryConfig(runs=runs))
+            summarise(SummaryConfig(runs))
     write_json(tmp_path / "b" / "evaluation.json", {**second, "coefficient": first["coefficient"] * 1.00001})
-    summary.main(summary.SummaryConfig(runs=runs))
+    summarise(SummaryConfig(runs))
     del second["coefficient"]
     write_json(tmp_path / "b" / "evaluation.json", second)
-    with pytest.raises(ValueError, match="does not say its coefficient"):
-        summary.main(summary.SummaryConfig(runs=runs))
-    with pytest.raises(FileNotFoundError, match=r"experiments\.evaluate --run"):
-        summary.main(summary.SummaryConfig(runs=(tmp_path / "c",)))
-
-
-def test_some_items_are_drawn():
-    items = list(range(100, 200))
-    assert drawn_items(items, None, seed=0) == items
-    some = drawn_items(items, 20, seed=0)
-    assert len(set(some)) == 20
-    assert set(some) <= set(items)
-    assert sum(item < 150 for item in some) in range(5, 16)  # not one end of the data
-    assert some == drawn_items(items, 20, seed=0) != drawn_items(items, 20, seed=1)
-    assert sorted(drawn_items(items, 500, seed=0)) == items
+    with pytest.raises(ValueError, match="coefficient: Field required"):
+        summarise(SummaryConfig(runs))
+    with pytest.raises(FileNotFoundError, match="steer evaluate --run"):
+        summarise(SummaryConfig((tmp_path / "c",)))

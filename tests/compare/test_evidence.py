@@ -1,7 +1,6 @@
 """The evidence protocol: what is chosen where, who plays what, and whether the numbers are those of the episodes."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +8,18 @@ import numpy as np
 import pytest
 
 from agents.compare import evidence
-from agents.compare.arms import Arm, Bench, best_fixed
-from agents.compare.evidence import EvidenceConfig, main
-from agents.compare.rows import against_trained
-from agents.compare.table import markdown
-from experiments import evidence_summary as summary
+from agents.compare.arms import ARMS, Arm, Bench, against_trained, best_fixed, trained
+from agents.compare.evidence import bench_of, markdown
+from agents.compare.results import Evidence
+from experiments.evidence import EvidenceConfig, main
+from experiments.summary import SummaryConfig
+from experiments.summary import main as summarise
 from steer_env.evaluation.play import Played
 from steer_env.evaluation.screening import screen_features
 from steer_env.evaluation.statistics import mcnemar, wilson
 
-FEATURES = list(range(24))
-ARMS = {"unsteered", "random_feature", "random_in_mask", "most_active", "best_fixed", "corrsteer", "prompt_only"}
-ARMS |= {"free_only", "lora", "trained", "trained, free decoding"}
+FEATURES = list(range(8))
+MANY = list(range(40, 80))
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +31,14 @@ def cfg(tmp_path_factory) -> EvidenceConfig:
         env="Steer-MMLU-v0",
         name="mmlu",
         seeds=2,
-        train_samples=40,
-        total_timesteps=512,
-        tuning_timesteps=256,
+        train_items=40,
+        total_timesteps=64,
+        tuning_timesteps=64,
         grid=grid,
         env_kwargs={"features": FEATURES},
         algo_kwargs={"n_steps": 4},
-        test_items=30,
+        lora_steps=5,
+        items=30,
         oracle_items=6,
         num_envs=16,
         jobs=1,
@@ -47,50 +47,48 @@ def cfg(tmp_path_factory) -> EvidenceConfig:
 
 
 @pytest.fixture(scope="module")
-def result(cfg) -> dict:
+def result(cfg) -> Evidence:
     return main(cfg)
 
 
 @pytest.fixture
 def bench(cfg, result) -> Bench:
     runs = [cfg.runs_dir / "mmlu" / f"seed-{seed}" for seed in range(2)]
-    return Bench(runs, cfg.runs_dir, 30, 6, 16, 0, None)
+    return bench_of(cfg, runs, items=30)
 
 
 def test_every_arm_plays_the_same_items(result):
-    assert set(result["arms"]) - {"corrsteer, same strength"} == ARMS
-    assert {row["n"] for row in result["arms"].values()} == {30}
-    assert [len(result["arms"][name]["scores"]) for name in ("unsteered", "best_fixed", "trained", "lora")] == [
-        1,
-        2,
-        2,
-        2,
-    ]
-    assert result["arms"]["trained"]["train_n"] == result["train_samples"] == 40
+    # Of all arms there are, those that are for strengths or for free decoding do not fit.
+    missing = {"random_strengths", "constrained_only"}
+    assert set(ARMS) - set(result.arms) - {"corrsteer, same strength"} == missing
+    assert {row.n for row in result.arms.values()} == {30}
+    seeds = {name: len(result.arms[name].scores) for name in ("unsteered", "best_fixed", "trained", "lora")}
+    assert seeds == {"unsteered": 1, "best_fixed": 2, "trained": 2, "lora": 2}
+    assert result.arms["trained"].train_n == result.train_items == 40
 
 
 def test_the_setting_is_the_one_that_is_best_on_validation(cfg, result):
-    assert [row["settings"] for row in result["tuning"]] == json.loads(cfg.grid.read_text())
-    scores = [row["validation_score"] for row in result["tuning"]]
-    assert result["chosen"] == result["tuning"][int(np.argmax(scores))]["settings"]
+    assert [row.settings for row in result.tuning] == json.loads(cfg.grid.read_text())
+    scores = [row.validation_score for row in result.tuning]
+    assert result.chosen == result.tuning[int(np.argmax(scores))].settings
     for seed in range(2):
         config = json.loads((cfg.runs_dir / "mmlu" / f"seed-{seed}" / "config.json").read_text())
-        assert config["env_kwargs"] == {**result["chosen"], "features": FEATURES, "limit": 40, "limit_seed": seed}
+        assert config["env_kwargs"] == {**result.chosen, "features": FEATURES, "limit": 40, "limit_seed": seed}
         assert config["seed"] == seed
 
 
 def test_the_rows_are_those_of_the_episodes(result):
-    unsteered = result["arms"]["unsteered"]
-    assert unsteered["ci95"] == wilson(round(unsteered["score"] * 30), 30)
-    assert "p_holm" not in unsteered
-    for name, row in result["arms"].items():
-        gained = row["corrected"] - row["broken"]
-        assert gained / 30 == pytest.approx(row["score"] - unsteered["score"]), name
-        assert row["tokens"] >= 30 * len(row["scores"])
-    assert result["item_oracle"]["items"] == 6
-    assert result["readable"]["topic"] == "target"
-    assert 0.2 < result["readable"]["accuracy"] <= 1, "forty items are enough to read some answers"
-    assert f"names the target: {result['readable']['accuracy']:.3f}" in markdown(result)
+    unsteered = result.arms["unsteered"]
+    assert unsteered.ci95 == wilson(round(unsteered.score * 30), 30)
+    assert unsteered.p_holm is None
+    for name, row in result.arms.items():
+        gained = row.corrected - row.broken
+        assert gained / 30 == pytest.approx(row.score - unsteered.score), name
+        assert row.tokens >= 30 * len(row.scores)
+    assert result.item_oracle.items == 6
+    assert result.read_off.topic == "target"
+    assert 0.2 < result.read_off.accuracy <= 1, "forty items are enough to read some answers"
+    assert f"names the target: {result.read_off.accuracy:.3f}" in markdown(result)
 
 
 def test_the_features_of_the_best_fixed_arm_are_those_that_it_played(bench):
@@ -101,17 +99,17 @@ def test_the_features_of_the_best_fixed_arm_are_those_that_it_played(bench):
 
 
 def test_every_seed_learns_from_items_of_its_own(bench):
-    items = [set(bench.train_items(seed)) for seed in range(2)]
+    items = [set(bench.dealt_in_train(seed)) for seed in range(2)]
     assert [len(some) for some in items] == [40, 40]
     assert items[0] != items[1]
 
 
 def test_what_is_written_is_what_came_out(cfg, result):
     folder = cfg.runs_dir / "mmlu"
-    assert json.loads((folder / "evidence.json").read_text()) == json.loads(json.dumps(result, default=str))
+    assert Evidence.read(folder / "evidence.json") == result
     table = (folder / "evidence.md").read_text()
-    for name, row in result["arms"].items():
-        assert f"| {name} | {row['score']:.3f} |" in table
+    for name, row in result.arms.items():
+        assert f"| {name} | {row.score:.3f} |" in table
     assert (folder / "evidence.png").stat().st_size > 5_000
 
 
@@ -125,6 +123,7 @@ def test_nothing_is_overwritten(cfg, result):
     [
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"oracle_items": -1}, "oracle_items must be at least 0, got -1"),
+        ({"lora_steps": -1}, "lora_steps must be at least 0, got -1"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_made(cfg, tmp_path, wrong, message):
@@ -142,32 +141,24 @@ def test_a_grid_that_is_none_is_named(cfg, tmp_path, content):
 
 
 def test_every_seed_chooses_among_what_was_screened_on_its_own_items(cfg, tmp_path):
-    small = {"env_kwargs": (), "train_samples": 6, "test_items": 4, "oracle_items": 2, "lora": False}
-    result = main(replace(cfg, screen=5, total_timesteps=64, tuning_timesteps=64, runs_dir=tmp_path, **small))
-    runs = [tmp_path / "mmlu" / f"seed-{seed}" for seed in range(2)]
-    bench = Bench(runs, tmp_path, 4, 2, 16, 0, None, {"features": None})
+    small = {"train_items": 6, "env_kwargs": {"features": MANY}, "screen": 5, "runs_dir": tmp_path}
+    own = replace(cfg, **small)
+    bench = bench_of(own, evidence.train_seeds(evidence.own_settings(own, own.train_items), {}), items=4)
     kept = [config["env_kwargs"]["features"] for config in bench.configs]
     assert kept[0] != kept[1]
     for seed in range(2):
-        everything = bench.envs("train", seed, features=None)
-        assert kept[seed] == screen_features(everything, 5, bench.train_items(seed), 0)
+        everything = bench.envs("train", seed, features=MANY)
+        assert kept[seed] == screen_features(everything, 5, bench.dealt_in_train(seed), 0)
         assert bench.envs("test", seed).single_action_space.n == 6
         assert bench.envs("test", seed, **bench.every).single_action_space.n == 257
-    for seed, played in enumerate(bench.play_agents()):
+    for seed, played in enumerate(trained(replace(bench, train_items=0)).played):
         used = played.tokens["feature"]
         assert set(used[used >= 0]) <= set(kept[seed])
-    assert len(result["arms"]["best_fixed"]["features"]) == 2
 
 
 def test_what_learns_from_all_chooses_among_the_same(cfg, tmp_path):
-    plain = replace(
-        cfg,
-        env_kwargs={"features": [3, 5, 9]},
-        screen=2,
-        train_samples=None,
-        runs_dir=tmp_path,
-    )
-    first, second = evidence.own_settings(plain)
+    plain = replace(cfg, env_kwargs={"features": [3, 5, 9]}, screen=2, runs_dir=tmp_path)
+    first, second = evidence.own_settings(plain, None)
     assert first == second
     kept = first.env_kwargs["features"]
     assert len(kept) == 2
@@ -175,9 +166,8 @@ def test_what_learns_from_all_chooses_among_the_same(cfg, tmp_path):
 
 
 def test_a_grid_of_one_point_trains_nothing(cfg):
-    (row,) = evidence.tune(cfg, [{"coefficient": 2.0}])
-    assert row["settings"] == {"coefficient": 2.0}
-    assert math.isnan(row["validation_score"])
+    (row,) = evidence.tune(cfg, [{"coefficient": 2.0}], 64)
+    assert (row.settings, row.validation_score) == ({"coefficient": 2.0}, None)
 
 
 def test_the_trained_arm_is_compared_seed_by_seed():
@@ -189,23 +179,25 @@ def test_the_trained_arm_is_compared_seed_by_seed():
         "lora": Arm([played([1, 1, 1, 1, 1]), played([0, 0, 0, 0, 0])], 0.0),
         "trained": Arm([played([1, 1, 1, 1, 1]), played([1, 1, 1, 1, 0])], 0.0),
     }
-    tests = against_trained(arms)
-    assert tests["unsteered"]["difference"] == pytest.approx(0.9 - 0.2)
-    assert tests["unsteered"]["p_mcnemar"] == mcnemar(corrected=4, broken=1)
-    assert tests["lora"]["p_mcnemar"] == 1.0, "seed 0 against seed 0 is a draw"
-    assert tests["unsteered"]["p_holm"] >= tests["unsteered"]["p_mcnemar"]
+    tests = against_trained(arms, seed=0)
+    unsteered, lora = tests["trained_vs_unsteered"], tests["trained_vs_lora"]
+    assert unsteered.difference == pytest.approx(0.9 - 0.2)
+    assert (unsteered.corrected, unsteered.broken) == (4.0, 0.5)
+    assert unsteered.p_mcnemar == mcnemar(corrected=4, broken=1)
+    assert lora.p_mcnemar == 1.0, "seed 0 against seed 0 is a draw"
+    assert unsteered.p_holm >= unsteered.p_mcnemar
 
 
 def test_the_summary_repeats_the_numbers_of_its_runs(cfg, result, capsys):
-    table = summary.main(summary.EvidenceSummaryConfig((cfg.runs_dir / "mmlu",)))
+    table = summarise(SummaryConfig((cfg.runs_dir / "mmlu",)))
     assert table in capsys.readouterr().out
     header, _, row = (line.strip("| ").split(" | ") for line in table.splitlines())
-    cells, arms = dict(zip(header, row, strict=True)), result["arms"]
+    cells, arms = dict(zip(header, row, strict=True)), result.arms
     assert cells["environment"] == "`Steer-MMLU-v0`"
-    assert cells["**trained**"].startswith(f"**{arms['trained']['score']:.3f}** (")
-    assert cells["best fixed"] == f"{arms['best_fixed']['score']:.3f}"
-    assert cells["LoRA"] == f"{arms['lora']['score']:.3f}"
-    others = [test["p_holm"] for name, test in result["tests"].items() if name != "lora"]
+    assert cells["**trained**"].startswith(f"**{arms['trained'].score:.3f}** (")
+    assert cells["best fixed"] == f"{arms['best_fixed'].score:.3f}"
+    assert cells["LoRA"] == f"{arms['lora'].score:.3f}"
+    others = [test.p_holm for name, test in result.tests.items() if name != "trained_vs_lora"]
     assert float(cells["p"]) == pytest.approx(max(others), rel=0.5)
-    with pytest.raises(FileNotFoundError, match=r"nowhere/evidence\.json is missing"):
-        summary.main(summary.EvidenceSummaryConfig((Path("nowhere"),)))
+    with pytest.raises(FileNotFoundError, match=r"nowhere/evidence\.json is missing: steer evidence"):
+        summarise(SummaryConfig((cfg.runs_dir / "mmlu", Path("nowhere"))))

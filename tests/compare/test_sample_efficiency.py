@@ -1,12 +1,12 @@
 """Score against sample size: who learns from what, and whether the table says what came out."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
+from agents.compare.results import SampleEfficiency
 from agents.runs.folder import RunFolder
-from experiments.sample_efficiency import SampleEfficiencyConfig, _apart, main
+from experiments.sample_efficiency import SampleEfficiencyConfig, main
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,8 @@ def cfg(tmp_path_factory) -> SampleEfficiencyConfig:
         seeds=2,
         total_timesteps=64,
         algo_kwargs={"n_steps": 4},
-        test_items=10,
+        items=10,
+        lora_steps=5,
         num_envs=16,
         jobs=1,
         runs_dir=tmp_path_factory.mktemp("samples"),
@@ -29,19 +30,18 @@ def cfg(tmp_path_factory) -> SampleEfficiencyConfig:
 @pytest.mark.timeout(1800)
 def test_every_size_has_its_arms_and_every_seed_its_items(cfg):
     result = main(cfg)
-    assert result["sizes"] == [10, 25, 1344]
-    assert {"unsteered", "trained", "best_fixed", "corrsteer", "lora"} <= set(result["arms"])
+    assert result.sizes == [10, 25, 1344]
+    assert {"unsteered", "trained", "best_fixed", "corrsteer", "lora"} <= set(result.arms)
     for name in ("trained", "lora", "best_fixed"):
-        assert [len(point["scores"]) for point in result["arms"][name]] == [2, 2, 2]
+        assert [len(point.scores) for point in result.arms[name]] == [2, 2, 2]
     for size in (10, 25):
         for seed in range(2):
             config = RunFolder.open(cfg.runs_dir / "samples" / str(size) / f"seed-{seed}").config
             assert config["env_kwargs"] == {"limit": size, "limit_seed": seed}
-    written = json.loads((cfg.runs_dir / "samples" / "samples.json").read_text())
-    assert written["arms"]["trained"][1]["scores"] == result["arms"]["trained"][1]["scores"]
+    assert SampleEfficiency.read(cfg.runs_dir / "samples" / "samples.json") == result
     table = (cfg.runs_dir / "samples" / "samples.md").read_text()
-    for point in result["arms"]["lora"]:
-        assert f"{point['score']:.3f} (" in table
+    for point in result.arms["lora"]:
+        assert f"{point.score:.3f} (" in table
     assert (cfg.runs_dir / "samples" / "samples.png").stat().st_size > 5_000
 
 
@@ -50,7 +50,3 @@ def test_wrong_sizes_are_named_before_anything_is_made(cfg, tmp_path, sizes):
     with pytest.raises(ValueError, match="sizes must increase from at least 1 to below the 1344 items of train, got"):
         main(replace(cfg, sizes=sizes, runs_dir=tmp_path / "new"))
     assert not (tmp_path / "new").exists()
-
-
-def test_labels_are_moved_apart_and_no_further():
-    assert _apart([(0.5, "b"), (0.1, "a"), (0.52, "c")], gap=0.1) == [(0.1, "a"), (0.5, "b"), (0.6, "c")]

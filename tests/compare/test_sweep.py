@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.policies import trained_policy
+from agents.compare.results import Sweep
+from agents.compare.sweep import read_variants, trainings_of
+from agents.policies import policy_of
 from agents.runs.folder import RunFolder
 from agents.runs.loading import drawn_items, load_trained, make_envs
-from experiments import sweep
-from experiments.sweep import SweepConfig, main, read_variants
+from experiments.sweep import SweepConfig, main
 from steer_env.evaluation.play import play
 
 VARIANTS = [
@@ -41,7 +42,7 @@ def cfg(tmp_path_factory) -> SweepConfig:
 
 
 @pytest.fixture(scope="module")
-def result(cfg) -> dict:
+def result(cfg) -> Sweep:
     return main(cfg)
 
 
@@ -50,7 +51,7 @@ def run_of(cfg: SweepConfig, name: str, seed: int) -> RunFolder:
 
 
 def test_every_variant_is_trained_as_its_flags_say_with_every_seed(cfg, result):
-    assert list(result["variants"]) == [row["name"] for row in VARIANTS]
+    assert list(result.variants) == [row["name"] for row in VARIANTS]
     for seed in range(2):
         plain = run_of(cfg, "defaults", seed).config
         assert (plain["seed"], plain["head"], plain["mask"], plain["total_timesteps"]) == (seed, "linear", "off", 128)
@@ -70,20 +71,18 @@ def test_the_scores_are_those_of_the_trained_agents(cfg, result, split, key):
         run = run_of(cfg, "louder", seed)
         envs = make_envs(run.config, split, 4)
         items = drawn_items(envs.unwrapped.episode.order.items.tolist(), 20, seed=0)
-        played = play(envs, trained_policy(*load_trained(run, envs)), items, seed=0)
+        played = play(envs, policy_of(*load_trained(run, envs)), items, seed=0)
         scores.append(float(played.scores.mean()))
-    assert np.mean(result["variants"]["louder"][key]) == pytest.approx(np.mean(scores))
+    assert np.mean(getattr(result.variants["louder"], key)) == pytest.approx(np.mean(scores))
 
 
 def test_what_is_written_is_what_came_out(cfg, result):
     folder = cfg.runs_dir / "policy"
-    assert (
-        json.loads((folder / "sweep.json").read_text())["variants"]["louder"]["scores"]
-        == result["variants"]["louder"]["scores"]
-    )
+    assert Sweep.read(folder / "sweep.json") == result
+    assert result.variants["louder"].flags == {name: value for name, value in VARIANTS[2].items() if name != "name"}
     table = (folder / "sweep.md").read_text()
-    for name, row in result["variants"].items():
-        assert f"| {name} | {row['score']:.3f} |" in table
+    for name, row in result.variants.items():
+        assert f"| {name} | {row.score:.3f} |" in table
     assert (folder / "sweep.png").stat().st_size > 5_000
     with pytest.raises(FileExistsError, match="policy"):
         main(cfg)
@@ -111,4 +110,4 @@ def test_a_wrong_file_is_named_and_nothing_is_made(cfg, tmp_path, content, messa
 def test_the_variants_that_come_with_the_project_can_be_trained(cfg):
     for path in ("policy.json", "sentences.json", "steps.json", "recall.json"):
         for name, flags in read_variants(Path(__file__).parents[2] / "experiments" / "grids" / path).items():
-            assert len(sweep._trainings(cfg, name, flags)) == cfg.seeds
+            assert len(trainings_of(cfg, name, flags)) == cfg.seeds

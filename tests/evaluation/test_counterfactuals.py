@@ -8,10 +8,16 @@ from gymnasium import spaces
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import make_algo
-from agents.policies import ranked_policy
+from agents.policies import policy_of
 from agents.vec_env import SB3VecEnv
-from steer_env.evaluation.alternatives import Alternatives
-from steer_env.evaluation.counterfactuals import Branch, play_branches, play_courses, play_without, spread
+from steer_env.evaluation.counterfactuals import (
+    Alternatives,
+    Branch,
+    play_branches,
+    play_trajectories,
+    play_without,
+    spread,
+)
 from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes
 
@@ -85,13 +91,13 @@ def deciding(loop, items, arms):
 
 
 def flips(envs, model, items, wanted, seed):
-    ranked = ranked_policy(model)
-    courses = play_courses(envs, ranked, items, seed, wanted)
-    finals = play_branches(envs, ranked, courses, courses.branches)
-    right = courses.played.scores > 0.5
+    ranked = policy_of(model).rank
+    trajectories = play_trajectories(envs, ranked, items, seed, wanted)
+    finals = play_branches(envs, ranked, trajectories, trajectories.branches)
+    right = trajectories.played.scores > 0.5
     turned = {
         tuple(branch)
-        for branch, final in zip(courses.branches, finals, strict=True)
+        for branch, final in zip(trajectories.branches, finals, strict=True)
         if (final["score"] > 0.5) != right[branch.place]
     }
     return turned, len(finals)
@@ -135,11 +141,13 @@ def test_branch_points_of_the_embedded_models_are_those_of_an_exhaustive_search(
 @pytest.mark.parametrize("env", ["Steer-TicTacToe-v0", "AutoSteer-TicTacToe-v0"])
 def test_a_branch_that_does_what_was_done_is_the_same_episode(make, env):
     envs = make(3, env, temperature=1.0, **({"k": 4} if env.startswith("Auto") else {}))
-    ranked = ranked_policy(agent(envs) if env.startswith("Steer") else make_algo("ppo", SB3VecEnv(envs), seed=1))
-    courses = play_courses(envs, ranked, ITEMS, 3, Alternatives())
-    same = [Branch(i, step, "same", own[step]) for i, own in enumerate(courses.actions) for step in range(len(own))]
-    for branch, final in zip(same, play_branches(envs, ranked, courses, same), strict=True):
-        factual = courses.played.episodes[branch.place]
+    ranked = policy_of(agent(envs) if env.startswith("Steer") else make_algo("ppo", SB3VecEnv(envs), seed=1)).rank
+    trajectories = play_trajectories(envs, ranked, ITEMS, 3, Alternatives())
+    same = [
+        Branch(i, step, "same", own[step]) for i, own in enumerate(trajectories.actions) for step in range(len(own))
+    ]
+    for branch, final in zip(same, play_branches(envs, ranked, trajectories, same), strict=True):
+        factual = trajectories.played.episodes[branch.place]
         assert {**final, "index": 0} == {**factual, "index": 0}
 
 
@@ -150,7 +158,7 @@ def test_without_a_feature_is_the_policy_that_may_not_choose_it(make, tiny, inst
     loop = Loop(gym.make("Steer-TicTacToe-v0", **tiny, **GAME), model, 0)
     pairs = [(item, action) for item in ITEMS for action in {a for a, _, _ in loop.play(item)[1]} - {24}]
     items, removed = zip(*pairs, strict=True)
-    played = play_without(envs, ranked_policy(model), items, removed, instead, 0)
+    played = play_without(envs, policy_of(model).rank, items, removed, instead, 0)
     changed = 0
     for (item, action), final in zip(pairs, played.episodes, strict=True):
         expected, course = loop.play(item, forbidden=action, instead=instead)
@@ -159,12 +167,12 @@ def test_without_a_feature_is_the_policy_that_may_not_choose_it(make, tiny, inst
         changed += final["completion"] != loop.play(item)[0]["completion"]
     assert changed > 0
     with pytest.raises(ValueError, match="instead must be"):
-        play_without(envs, ranked_policy(model), items, removed, "random", 0)
+        play_without(envs, policy_of(model).rank, items, removed, "random", 0)
 
 
 def test_without_a_strength_it_is_zero(make):
     envs = make(2, "AutoSteer-TicTacToe-v0", k=3)
-    ranked = ranked_policy(make_algo("ppo", SB3VecEnv(envs), seed=1))
+    ranked = policy_of(make_algo("ppo", SB3VecEnv(envs), seed=1)).rank
     applied = []
     step = envs.step
     envs.step = lambda actions: applied.append(np.array(actions)) or step(actions)
@@ -177,7 +185,7 @@ def test_without_a_strength_it_is_zero(make):
 def test_the_largest_preference_is_the_choice_and_illegal_ones_have_none(make, algo, mask):
     envs = make(6, **({"mask": mask} if mask else {}))
     mask = make_mask(mask, 25, seed=0) if mask else None
-    ranked = ranked_policy(agent(envs, algo, mask), mask)
+    ranked = policy_of(agent(envs, algo, mask), mask).rank
     obs, _ = envs.reset(seed=0)
     lanes, seen = Lanes.at_reset(envs, 6), set()
     for _ in range(4):
@@ -195,30 +203,30 @@ def test_a_policy_that_remembers_is_asked_at_every_token(make):
     branches = {}
     for lanes in (1, 4):
         envs = make(lanes)
-        ranked = ranked_policy(agent(envs, "recurrent_ppo", n_steps=8, batch_size=8))
-        courses = play_courses(envs, ranked, ITEMS[:2], 0, Alternatives(1, 1))
-        finals = play_branches(envs, ranked, courses, courses.branches)
+        ranked = policy_of(agent(envs, "recurrent_ppo", n_steps=8, batch_size=8)).rank
+        trajectories = play_trajectories(envs, ranked, ITEMS[:2], 0, Alternatives(1, 1))
+        finals = play_branches(envs, ranked, trajectories, trajectories.branches)
         branches[lanes] = [
-            (branch, final["completion"]) for branch, final in zip(courses.branches, finals, strict=True)
+            (branch, final["completion"]) for branch, final in zip(trajectories.branches, finals, strict=True)
         ]
     assert branches[1] == branches[4]
 
 
 def test_branches_that_are_one_episode_are_played_once(make):
     envs = make(1)
-    ranked = ranked_policy(agent(envs))
-    courses = play_courses(envs, ranked, ITEMS[:1], 0, EVERYTHING)
+    ranked = policy_of(agent(envs)).rank
+    trajectories = play_trajectories(envs, ranked, ITEMS[:1], 0, EVERYTHING)
     model = envs.unwrapped.episode.scene.model
 
     def passes(branches):
         before = model.forward_passes
-        finals = play_branches(envs, ranked, courses, branches)
+        finals = play_branches(envs, ranked, trajectories, branches)
         return model.forward_passes - before, finals
 
-    twin = courses.branches[1]._replace(arm="twin")
-    once, (final,) = passes(courses.branches[1:2])
-    assert passes([courses.branches[1], twin]) == (once, [final, final])
-    assert play_branches(envs, ranked, courses, []) == []
+    twin = trajectories.branches[1]._replace(arm="twin")
+    once, (final,) = passes(trajectories.branches[1:2])
+    assert passes([trajectories.branches[1], twin]) == (once, [final, final])
+    assert play_branches(envs, ranked, trajectories, []) == []
 
 
 def test_alternatives_to_a_choice():

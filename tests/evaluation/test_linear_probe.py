@@ -27,9 +27,9 @@ def test_the_answer_is_read_where_the_model_knows_it(layer: int | None, low: flo
     train, test = (gym.make_vec("Steer-MMLU-v0", num_envs=64, split=split, **where) for split in ("train", "test"))
     found = read_off(train, test, (range(640), range(256)), seed=0)
     assert found is not None
-    assert found["topic"] == "target"
-    assert low < found["accuracy"] <= high
-    assert 0.2 < found["chance"] < 0.35
+    assert found.topic == "target"
+    assert low < found.accuracy <= high
+    assert 0.2 < found.chance < 0.35
 
 
 def test_where_records_tell_no_topic_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,4 +38,4 @@ def test_where_records_tell_no_topic_nothing_is_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "topics_of", lambda episodes: {"side": ["x", "o"] * 4})
     found = read_off(envs, envs, (range(8), range(8)), seed=0)
     assert found is not None
-    assert (found["topic"], found["chance"]) == ("side", 0.5)
+    assert (found.topic, found.chance) == ("side", 0.5)

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import make_algo
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.vec_env import SB3VecEnv
 from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes, play
@@ -148,7 +148,7 @@ def test_a_masked_policy_sees_the_observation_of_its_training(make, mask_name):
     vec_env.seed(11)
     seen = vec_env.reset()
     before = mask.state_dict()
-    actions, details = trained_policy(model, mask)(envs.unwrapped.episode.observe(), Lanes.at_reset(envs, 1))
+    actions, details = policy_of(model, mask)(envs.unwrapped.episode.observe(), Lanes.at_reset(envs, 1))
     np.testing.assert_array_equal(actions, model.predict(seen, deterministic=True)[0])
     assert np.take_along_axis(vec_env.mask.legal(envs.action_masks()), actions[:, None], axis=1).all()
     values, log_probs, entropies = model.policy.evaluate_actions(
@@ -157,7 +157,7 @@ def test_a_masked_policy_sees_the_observation_of_its_training(make, mask_name):
     np.testing.assert_allclose(details["log_prob"], log_probs.detach(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(details["value"], values.detach().flatten(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(details["entropy"], entropies.detach(), rtol=1e-5, atol=1e-6)
-    play(envs, trained_policy(model, mask), ITEMS, seed=0)
+    play(envs, policy_of(model, mask), ITEMS, seed=0)
     assert mask.frozen
     for name, value in mask.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
@@ -172,18 +172,18 @@ def test_a_policy_without_mask_acts_as_sb3_predicts(make, algo, env):
     envs = make(3, env, **({"k": 4} if env.startswith("Auto") else {}))
     model = make_algo(algo, SB3VecEnv(envs), seed=0)
     obs, _ = envs.reset(seed=3)
-    actions, details = trained_policy(model)(obs, Lanes.at_reset(envs, 1))
+    actions, details = policy_of(model)(obs, Lanes.at_reset(envs, 1))
     np.testing.assert_allclose(actions, model.predict(obs, deterministic=True)[0], rtol=1e-6)
-    assert set(details) == {"ppo": {"log_prob", "value", "entropy"}, "dqn": {"value"}}.get(algo, set())
+    assert set(details) == {"ppo": {"log_prob", "value", "entropy"}}.get(algo, {"value"})
     assert isinstance(envs.single_action_space, (spaces.Discrete, spaces.Box))
-    played = play(envs, trained_policy(model), ITEMS, seed=0)
+    played = play(envs, policy_of(model), ITEMS, seed=0)
     assert [episode["item"] for episode in played.episodes] == ITEMS
 
 
 def test_a_missing_or_superfluous_mask_is_refused(make):
     plain = make_algo("ppo", SB3VecEnv(make(2)), seed=0)
     with pytest.raises(ValueError, match="takes none"):
-        trained_policy(plain, make_mask("generation", 25))
+        policy_of(plain, make_mask("generation", 25))
     masked = make_algo("ppo", SB3VecEnv(make(2, mask="current"), make_mask("current", 25)), seed=0)
     with pytest.raises(ValueError, match="needs that mask"):
-        trained_policy(masked)
+        policy_of(masked)

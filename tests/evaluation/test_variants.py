@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import steer_env  # noqa: F401  # registers the environments
-from steer_env.evaluation.variants import unsteered_variants
+from steer_env.evaluation.controls import unsteered_variants
 from steer_env.tasks import TASKS, decode_variants
 from steer_env.tasks.instructions import INSTRUCTIONS, instruct
 from steer_env.tasks.splits import SPLITS

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from experiments.make.locked.__main__ import main
 from experiments.make.locked.batches import PAD, Texts, World, build_tokenizer
 from experiments.make.locked.card import way
-from experiments.make.locked.config import EMBEDDED
+from experiments.make.locked.config import EMBEDDED, LanguageModelConfig, MakeLockedConfig
 from experiments.make.locked.instrument import TEXT_ENVIRONMENTS, _kind_oracle, generate, unlocked
 from experiments.make.locked.texts import FORMATS, Shares, facts, training_text
 from experiments.make.locked.training import BOS, Overlay, cue_directions, weighted_loss

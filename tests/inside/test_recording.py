@@ -174,6 +174,8 @@ def test_unfinished_steps_are_let_go() -> None:
     """What is held at once does not grow with the number of episodes: only the chunk and what is being played."""
     import gc
 
+    from agents.inside import recordings
+
     model, alive = dqn(poles()), []
     for chunk in record(model, poles(), [], RolloutConfig(60, chunk_rows=50)):
         del chunk

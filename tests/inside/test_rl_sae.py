@@ -225,7 +225,7 @@ def test_shuffled_predicates_find_nothing() -> None:
     made = recording(obs, np.arange(400) // 4, planted=obs[:, 1] > 0.5)
     states = split_states(made, "layer", "out", 0, "trajectory")
     row = score_columns(states.acts(states.train), states.acts(states.test), states, seed=0, shuffles=50)
-    assert (row["features"], row["shuffled_features"], row["told"], row["live"]) == (1, 0, 1, 3)
+    assert (row["features"], row["shuffled_features"], row["detected"], row["live"]) == (1, 0, 1, 3)
     assert row["predicates"]["planted"]["feature"] == 1
     assert row["mean_auroc"] == 1.0
 

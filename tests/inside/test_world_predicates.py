@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 
+from agents.inside.worlds import arcade, cartpole
 from agents.inside.worlds.agents import make_world
 from agents.inside.worlds.cartpole import HORIZON
 

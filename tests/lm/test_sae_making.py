@@ -61,7 +61,7 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def config(tiny: dict, text: Path, tmp_path: Path) -> Config:
+def config(tiny: dict, text: Path, tmp_path: Path) -> MakeSAEConfig:
     return MakeSAEConfig(
         model=str(tiny["model"]),
         layer=1,

@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 
 import steer_env  # noqa: F401
 from agents.algos import make_algo
-from agents.policies import trained_policy
+from agents.policies import policy_of
 from agents.vec_env import SB3VecEnv
 from steer_env.evaluation.controls import CONTROLS, Setting, controls_for
 from steer_env.evaluation.masks import make_mask
@@ -50,7 +50,7 @@ def spy(tiny):
 def test_autosteer_1_steering_is_applied_in_evaluation_and_is_what_the_log_says(env_id, tiny, spy):
     """Its evaluation loop used up the iterator of features in the line that logged them."""
     envs = make(env_id, tiny)
-    policy = trained_policy(agent(envs))
+    policy = policy_of(agent(envs))
     hidden, logged = [], []
 
     def watched(obs, lanes):
@@ -84,7 +84,7 @@ def test_autosteer_2_the_policy_that_plays_is_the_one_that_was_saved(tiny, tmp_p
     model.save(tmp_path / "policy.zip")
     loaded = PPO.load(tmp_path / "policy.zip", device="cpu")
     features = [
-        play(envs, trained_policy(each), ITEMS, seed=0).tokens["feature"].tolist()
+        play(envs, policy_of(each), ITEMS, seed=0).tokens["feature"].tolist()
         for each in (model, loaded, agent(envs, seed=1))
     ]
     assert features[0] == features[1]
@@ -95,7 +95,7 @@ def test_autosteer_3_the_log_holds_the_policys_strengths_and_not_noise(tiny):
     """Its published manipulations have the distribution of clipped Gaussian noise."""
     envs = make("AutoSteer-TicTacToe-v0", tiny)
     model = agent(envs)
-    first, second = (play(envs, trained_policy(model), ITEMS, seed=seed).tokens for seed in (0, 1))
+    first, second = (play(envs, policy_of(model), ITEMS, seed=seed).tokens for seed in (0, 1))
     assert np.array_equal(first["strengths"], second["strengths"])
     boards, _ = envs.reset(seed=0, options={"items": ITEMS})
     means, _ = model.predict(boards, deterministic=True)
@@ -177,7 +177,7 @@ def test_evaluation_teaches_the_adaptive_mask_nothing(tiny):
     model.learn(16 * LANES)
     before = {name: value.copy() for name, value in mask.state_dict().items()}
     model.set_env(SB3VecEnv(envs, mask))
-    policy = trained_policy(model, mask)
+    policy = policy_of(model, mask)
     play(envs, policy, ITEMS, seed=0)
     mask.update(np.zeros(LANES, dtype=np.int64), np.ones(LANES, dtype=bool), np.ones(LANES))
     assert all(np.array_equal(before[name], value) for name, value in mask.state_dict().items())

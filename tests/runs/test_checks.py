@@ -12,10 +12,8 @@ from stable_baselines3 import PPO
 
 import steer_env  # noqa: F401
 from agents.algos import ALGOS, make_algo
-from agents.compare.evaluate import EvaluateConfig
-from agents.compare.evaluate import main as evaluate
 from agents.masked_policy import MaskedCategorical, MaskedPolicy
-from agents.runs.checks import CHECKS, CheckConfig, main
+from agents.runs.checks import CHECKS, check_run
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import fresh_agent, make_envs, trained_mask
 from agents.runs.residual_probe import measure_pushes
@@ -24,6 +22,8 @@ from agents.runs.training import main as train
 from agents.trial import part_of, try_update
 from agents.vec_env import SB3VecEnv
 from experiments.__main__ import main as steer
+from experiments.evaluate import EvaluateConfig
+from experiments.evaluate import main as evaluate
 from steer_env.envs.actions import FeatureChoice
 from steer_env.lm.loading import load_language_model
 from steer_env.lm.model import SteeredModel
@@ -62,7 +62,7 @@ def trained(tiny, tmp_path_factory):
 def evaluated(trained, tmp_path_factory):
     run = tmp_path_factory.mktemp("evaluated") / "ppo"
     shutil.copytree(trained, run)
-    evaluate(EvaluateConfig(run=run, episodes=20, num_envs=8, search_games=(2, 4), compare=False))
+    evaluate(EvaluateConfig(run=run, items=20, num_envs=8, search_games=(2, 4), compare=False))
     return run
 
 
@@ -79,12 +79,12 @@ def run_with_log(evaluated, tmp_path):
 
 
 def verdicts(run, items=4):
-    return {name: result.verdict for name, result in main(CheckConfig(run, items)).items()}
+    return {name: result.verdict for name, result in check_run(run, items).items()}
 
 
 def failure(run, name):
     """The line of the one check that failed."""
-    results = main(CheckConfig(run, 4))
+    results = check_run(run, 4)
     assert [other for other, result in results.items() if result.verdict == "FAILED"] == [name]
     return results[name].line
 
@@ -103,7 +103,7 @@ def rewrite(run, change):
 
 
 def test_a_sound_run_passes_every_check(evaluated, capsys):
-    results = main(CheckConfig(evaluated, 4))
+    results = check_run(evaluated, 4)
     assert {result.verdict for result in results.values()} == {"passed"}
     printed = capsys.readouterr().out.splitlines()
     assert [line[13:].split("  ")[0] for line in printed] == list(CHECKS)
@@ -124,13 +124,13 @@ def test_a_sound_run_of_any_algorithm_passes(algo, tiny, tmp_path):
 
 def test_a_run_in_16_bits_passes(tiny, tmp_path):
     run = make_run(tiny, tmp_path, dtype="bfloat16")
-    evaluate(EvaluateConfig(run=run, episodes=20, num_envs=4, search_games=(1, 2), compare=False))
+    evaluate(EvaluateConfig(run=run, items=20, num_envs=4, search_games=(1, 2), compare=False))
     assert set(verdicts(run).values()) == {"passed"}
 
 
 def test_strengths_are_played_again(tiny, tmp_path):
     run = make_run(tiny, tmp_path, "td3", k=3)
-    evaluate(EvaluateConfig(run=run, episodes=8, num_envs=4, search_games=(1, 2), compare=False, temperature=1.0))
+    evaluate(EvaluateConfig(run=run, items=8, num_envs=4, search_games=(1, 2), compare=False, temperature=1.0))
     assert set(verdicts(run).values()) == {"passed"}
     tokens = pd.read_parquet(run / "interventions-1-test.parquet")
     tokens["strengths"] = [row[::-1] for row in tokens["strengths"]]
@@ -144,7 +144,7 @@ def test_what_is_not_there_is_not_checked(run):
     config = RunFolder.open(run).config
     del config["steering"]
     write_json(run / "config.json", config)
-    found = main(CheckConfig(run, 4))
+    found = check_run(run, 4)
     assert {name for name, result in found.items() if result.verdict == "passed"} == {STEERING, WEIGHTS}
     assert {name: result.line for name, result in found.items() if result.verdict == "not checked"} == {
         SAME: "the run has no record of what its actions mean",
@@ -161,7 +161,7 @@ def test_the_command_fails_when_a_check_does(run):
     rewrite(run, lambda row: {**row, "return": 0.0})
     assert steer(flags) == 1
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        main(CheckConfig(run, 0))
+        check_run(run, 0)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, -1.0])

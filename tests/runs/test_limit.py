@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import steer_env  # noqa: F401  # registers the environments
-from agents.compare.evaluate import EvaluateConfig, _count, _items
 from agents.runs.loading import make_envs
 from steer_env.evaluation.controls import search_best_fixed
+from steer_env.evaluation.play import drawn_items
 
 ENV = "Steer-TicTacToe-v0"
 GAME = {"opponent": "random", "illegal": "random_move", "coefficient": 2.0, "coefficient_unit": "residual"}
@@ -94,10 +94,8 @@ def test_a_run_learns_from_the_limited_items_and_is_evaluated_on_all(tiny):
     train, test = (make_envs(config, split, 4) for split in ("train", "test"))
     assert len(train.unwrapped.episode.order.items) == 7
     assert len(test.unwrapped.episode.order.items) == 10_000
-    cfg = EvaluateConfig(run=None, episodes=50)
-    assert _count(cfg, test) == 50
-    assert sorted(_items(train, cfg)) == sorted(train.unwrapped.episode.order.items)
-    assert len(_items(test, cfg)) == 50
+    assert sorted(drawn_items(train.unwrapped.dealt, 50, 0)) == sorted(train.unwrapped.episode.order.items)
+    assert len(drawn_items(test.unwrapped.dealt, 50, 0)) == 50
 
 
 def test_the_search_for_the_best_fixed_feature_sees_the_limited_items_alone(tiny, monkeypatch):

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.common.policies import BasePolicy
+
+from agents.reading import Context, family_of
 
 Floats = npt.NDArray[np.float64]
 Transition = tuple[float, int, float, bool]
@@ -153,12 +154,13 @@ def action_chances(policy: BasePolicy, states: int) -> Floats:
     """
     observations = torch.eye(states, device=policy.device)
     policy.set_training_mode(False)
-    if isinstance(policy, DQNPolicy):
-        values = policy.q_net(observations)
-        return np.eye(values.shape[1])[values.argmax(dim=1).cpu().numpy()]
-    if not isinstance(policy, ActorCriticPolicy):
+    reading = family_of(policy).read(policy, observations, Context())
+    if reading.preferences is None:
         raise TypeError(f"exact values need a DQN or an actor-critic policy, got {type(policy).__name__}")
-    chances: Floats = policy.get_distribution(observations).distribution.probs.double().cpu().numpy()  # type: ignore[union-attr]  # a categorical, as actions are discrete
+    if reading.distribution is None:
+        greedy = reading.preferences.argmax(dim=1).cpu().numpy()
+        return np.eye(reading.preferences.shape[1])[greedy]
+    chances: Floats = reading.distribution.distribution.probs.double().cpu().numpy()  # type: ignore[union-attr]  # a categorical, as actions are discrete
     return chances / chances.sum(axis=1, keepdims=True)
 
 

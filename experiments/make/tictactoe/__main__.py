@@ -64,7 +64,7 @@ def main(cfg: MakeTicTacToeConfig) -> dict[str, Any]:
         "train_loss": train_loss,
         "held_out_loss": float(next_token_loss(model, held_out)),
         "sae": sae_quality(sae, held_out_acts),
-        **measure(saved | strength, cfg.episodes, cfg.positions, cfg.seed),
+        **measure(saved | strength, cfg),
     }
     steering = {
         "sae": "sae",

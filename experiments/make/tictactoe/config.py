@@ -82,6 +82,7 @@ class MakeTicTacToeConfig:
         coefficient: default steering strength, in medians of the residual norm at ``layer``.
         positions: positions sampled for controllability; 0 takes all.
         episodes: games per measured draw rate.
+        probe_steps: steps of the probes that measure what can be read off the residual.
         threads: torch threads; part of what makes a run repeat exactly.
     """
 
@@ -96,4 +97,5 @@ class MakeTicTacToeConfig:
     coefficient: float = 1.0
     positions: int = 500
     episodes: int = 1_000
+    probe_steps: int = 300
     threads: int = 1

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import steer_env  # noqa: F401  # registers the environment
+from experiments.make.tictactoe.config import MakeTicTacToeConfig
 from steer_env.envs.base import SteerBase, unwrap
 from steer_env.evaluation.controls import Setting, fixed, idle, pushes, score_pushes, unsteered
 from steer_env.evaluation.play import Array, Details, Envs, Lanes, Played, Policy, play
@@ -33,34 +34,32 @@ Position = tuple[Board, str]
 """A board, and the moves that led to it."""
 
 
-def measure(kwargs: Mapping[str, Any], episodes: int, positions: int, seed: int) -> dict[str, Any]:
+def measure(kwargs: Mapping[str, Any], cfg: MakeTicTacToeConfig) -> dict[str, Any]:
     """What makes it a good instrument: weak alone, strong under an oracle, no single feature enough.
 
     Args:
         kwargs: Model, SAE and how to steer, as ``gym.make_vec`` takes them.
-        episodes: Validation games of each arm.
-        positions: Positions sampled for controllability; 0 takes all.
-        seed: Seed of decoding, of the sample and of the probes.
+        cfg: How many games, positions and steps of the probes, and the seed of all.
     """
     train, validation, sampled = (
         gym.make_vec("Steer-TicTacToe-v0", LANES, **kwargs, **own)
         for own in ({"split": "train"}, {"split": "validation"}, {"split": "validation", "temperature": 1.0})
     )
-    few, alone = range(min(FEW, episodes)), unsteered(Setting())
-    best = int(score_pushes(train, pushes(train), few, seed).mean(axis=1).argmax())
+    games, few, alone = range(cfg.episodes), range(min(FEW, cfg.episodes)), unsteered(Setting())
+    best = int(score_pushes(train, pushes(train), few, cfg.seed).mean(axis=1).argmax())
 
     def rates(envs: Envs, policy: Policy, items: range) -> dict[str, float]:
-        return shares(play(envs, policy, items, seed, tokens=False))
+        return shares(play(envs, policy, items, cfg.seed, tokens=False))
 
     env, everything = unwrap(validation), open_positions()
-    picked = np.random.default_rng(seed).permutation(len(everything))[: positions or None]
+    picked = np.random.default_rng(cfg.seed).permutation(len(everything))[: cfg.positions or None]
     return {
-        "unsteered_greedy": rates(validation, alone, range(episodes)),
-        "unsteered_sampled": rates(sampled, alone, range(episodes)),
-        "best_fixed": {"feature": best, "draw_rate": rates(validation, fixed(best), range(episodes))["draw_rate"]},
+        "unsteered_greedy": rates(validation, alone, games),
+        "unsteered_sampled": rates(sampled, alone, games),
+        "best_fixed": {"feature": best, "draw_rate": rates(validation, fixed(best), games)["draw_rate"]},
         "oracle": {"draw_rate": rates(validation, oracle(env), few)["draw_rate"]},
         "control": {"positions": len(picked), **controllability(env, [everything[i] for i in picked])},
-        "readability": {"positions": len(everything), **readability(env, everything, seed)},
+        "readability": {"positions": len(everything), **readability(env, everything, cfg.probe_steps, cfg.seed)},
     }
 
 
@@ -151,7 +150,7 @@ def controllability(env: SteerBase, positions: Sequence[Position]) -> dict[str, 
     return {name: float(np.mean(share)) for name, share in zip(names, (best, reach, legal), strict=True)}
 
 
-def readability(env: SteerBase, positions: Sequence[Position], seed: int) -> dict[str, float]:
+def readability(env: SteerBase, positions: Sequence[Position], steps: int, seed: int) -> dict[str, float]:
     """Accuracy of probes from the last residual (divided by its RMS) to 'a move that is optimal'.
 
     A fifth of the positions is held out. ``linear`` is a linear probe, ``mlp`` has 64 hidden units.
@@ -167,7 +166,7 @@ def readability(env: SteerBase, positions: Sequence[Position], seed: int) -> dic
         mlp = nn.Sequential(nn.Linear(x.shape[1], 64), nn.Tanh(), nn.Linear(64, 9))
     accuracy = {}
     for name, probe in {"linear": linear, "mlp": mlp}.items():
-        _fit_probe(probe, x[train], y[train])
+        _fit_probe(probe, x[train], y[train], steps)
         hits = y[test].gather(1, probe(x[test]).argmax(-1, keepdim=True))
         accuracy[name] = float(hits.float().mean())
     return accuracy
@@ -189,7 +188,7 @@ def _last_residuals(env: SteerBase, sequences: Sequence[str]) -> Tensor:
     return rows
 
 
-def _fit_probe(probe: nn.Module, x: Tensor, y: Tensor, steps: int = 300) -> None:
+def _fit_probe(probe: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
     """Maximise the probability of the set of optimal moves: ``x`` ``[N, M]``, ``y`` ``[N, 9]`` bool."""
     optimizer = torch.optim.Adam(probe.parameters(), lr=3e-3, weight_decay=1e-5)
     for _ in range(steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from steer_env.tasks.world.knowledge import mmlu, mmlu_pro, simpleqa
@@ -36,4 +37,10 @@ def world_rows(task: str, split: str) -> list[dict[str, Any]]:
         raise ValueError(f"the embedded world has no task {task!r}; it has {sorted(WORLD)}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {sorted(SPLITS)}, got {split!r}")
-    return sorted(WORLD[task](split), key=lambda row: number("order", task, sorted(row.items(), key=str)))
+    return [dict(row) for row in _rows(task, split)]
+
+
+@cache
+def _rows(task: str, split: str) -> tuple[dict[str, Any], ...]:
+    """Made once a process: hashing thousands of rows takes the better part of a second."""
+    return tuple(sorted(WORLD[task](split), key=lambda row: number("order", task, sorted(row.items(), key=str))))

@@ -1,0 +1,123 @@
+"""Variants of one training: read from a file, trained alike, scored on the same items."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.compare.arms import Bench, arm_results, trained
+from agents.compare.results import Sweep, Variant
+from agents.report.markdown import markdown_table
+from agents.report.plots import Score, intervals, save_png
+from agents.runs.config import TrainConfig, Trainings
+from agents.runs.folder import RunFolder, read_json
+
+_OWN = {"name", "seed", "resume", "runs_dir", "wandb", "threads", "checkpoint_every"}
+FLAGS = {field.name for field in dataclasses.fields(TrainConfig)} - _OWN
+COLUMNS = ("variant", "score", "95 % over seeds", "against the first", "on train", "features", "left alone", "tokens/s")
+
+
+def read_variants(path: Path) -> dict[str, dict[str, Any]]:
+    """Flags of a training by variant.
+
+    Raises:
+        ValueError: The file is no such list, a name is missing or comes twice, or a flag does not exist.
+    """
+    listed: Any = read_json(path)
+    if not isinstance(listed, list) or not listed or not all(isinstance(row, dict) for row in listed):
+        raise ValueError(f"{path} must hold a JSON list of variants, at least one")
+    variants: dict[str, dict[str, Any]] = {}
+    for row in listed:
+        flags = dict(row)
+        name = flags.pop("name", None)
+        if not isinstance(name, str) or name in variants:
+            raise ValueError(f"{path}: every variant needs a name of its own, got {name!r}")
+        unknown = sorted(set(flags) - FLAGS)
+        if unknown:
+            raise ValueError(f"{path}: variant {name!r} sets {unknown[0]!r}; it can set {', '.join(sorted(FLAGS))}")
+        variants[name] = flags
+    return variants
+
+
+def trainings_of(cfg: Trainings, name: str, flags: Mapping[str, Any]) -> list[TrainConfig]:
+    """A variant's trainings, one a seed, checked.
+
+    Args:
+        cfg: What all variants have in common.
+        name: Name of the variant.
+        flags: How it differs; of settings that are pairs of key and value, those that it names.
+    """
+    plain_name = "".join(letter if letter.isalnum() else "-" for letter in name)
+    trainings = []
+    for seed in range(cfg.seeds):
+        plain = cfg.training(f"{plain_name}-{seed}", seed, cfg.folder)
+        pairs = {key: getattr(plain, key) | value for key, value in flags.items() if isinstance(value, dict)}
+        changed = replace(plain, **{**flags, **pairs})
+        trainings.append(replace(changed, checkpoint_every=changed.total_timesteps))
+        trainings[-1].check()
+    return trainings
+
+
+def score_variants(benches: Mapping[str, Bench], variants: Mapping[str, dict[str, Any]]) -> dict[str, Variant]:
+    """What the agents of every variant score, each compared with the first variant on the same items."""
+    arms = {name: trained(bench) for name, bench in benches.items()}
+    first = next(iter(benches))
+    results = arm_results(benches[first], arms, first)
+    return {
+        name: Variant(**vars(results[name]), flags=variants[name], steps_per_second=_speed(bench.runs))
+        for name, bench in benches.items()
+    }
+
+
+def _speed(runs: Sequence[Path]) -> float:
+    """Tokens a second of training: the median of a run, the mean over runs."""
+    rows = [list(RunFolder.open(path).rows("metrics")) for path in runs]
+    return float(np.mean([np.median([row["steps_per_second"] for row in own]) for own in rows]))
+
+
+def markdown(result: Sweep) -> str:
+    """The table of variants."""
+    given = result.settings
+    return "\n".join(
+        [
+            f"# {result.env}: {given['name']}",
+            "",
+            f"{given['seeds']} seeds, {given['total_timesteps']:,} tokens each unless said otherwise; scored on "
+            f"{given['split']}.",
+            "",
+            markdown_table(COLUMNS, [_cells(name, result) for name in result.variants]),
+            "",
+        ]
+    )
+
+
+def _cells(name: str, result: Sweep) -> list[str]:
+    row, first = result.variants[name], next(iter(result.variants.values())).score
+    low, high = row.ci95
+    return [
+        name,
+        f"{row.score:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        f"{row.score - first:+.3f}",
+        f"{row.train_score:.3f}",
+        f"{row.distinct_features:.0f}",
+        f"{row.idle:.0%}",
+        f"{row.steps_per_second:,.0f}",
+    ]
+
+
+def draw(result: Sweep, path: Path) -> None:
+    """Scores with their intervals, a variant a line; ticks are seeds, rings the score on train."""
+    rows = result.variants.items()
+    scores = {name: Score(row.score, row.ci95, row.scores, row.train_score) for name, row in rows}
+
+    def plot(axes: Any, theme: Any) -> None:
+        intervals(axes, theme, scores, {next(iter(scores))})
+        axes.set_xlabel(f"score on {result.settings['split']} (rings: on train)")
+
+    save_png(path, f"{result.env}: {result.settings['name']}", [plot], (7.5, 0.36 * len(rows) + 1.3))
