@@ -491,8 +491,8 @@ FAULTS = [
     Fault(
         "a counterfactual has other randomness",
         "play_branches",
-        "courses.seed",
-        "courses.seed + 1",
+        "trajectories.seed",
+        "trajectories.seed + 1",
         "test_a_branch_that_does_what_was_done_is_the_same_episode",
     ),
     Fault(
@@ -868,7 +868,7 @@ FAULTS = [
     ),
     Fault(
         "agents are saved later than asked for",
-        "_Saver.__call__",
+        "AgentSaver.__call__",
         "self.due[0]",
         "2 * self.due[0]",
         "test_agents_are_saved_on_their_way_and_arrive_the_same",
