@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
+from steer_env.evaluation.alternatives import Alternatives
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo, table
@@ -29,7 +30,6 @@ from agents.runs.training import main as train
 from agents.vec_env import SB3VecEnv
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate import main as evaluate
-from steer_env.evaluation.alternatives import Alternatives
 from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes, play
 from tests.toys import AimVectorEnv
