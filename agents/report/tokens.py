@@ -105,7 +105,7 @@ def _moves(files: RunFiles) -> Moves:
     known = {name: settings[name] for name in inspect.signature(TicTacToe).parameters if name in settings}
     if "TicTacToe" not in str(config.get("env")) or result is None or known.get("max_new_tokens", 1) != 1:
         return lambda item, utterances: None
-    task = TicTacToe(**{**known, "split": result["split"]})
+    task = TicTacToe(**{**known, "split": result.split})
 
     def play(item: int, utterances: Sequence[str]) -> dict[str, Any]:
         game = task.start(item)
