@@ -16,7 +16,7 @@ from typing import Any
 
 from agents.compare.results import Layers, publish
 from agents.runs.config import Trainings
-from agents.runs.folder import refuse_existing
+from agents.runs.folder import provenance, refuse_existing
 from steer_env.lm.sae_config import SAEConfig, check
 
 
@@ -79,7 +79,7 @@ def main(cfg: LayersConfig) -> Layers:
     from agents.compare import layers as library
     from agents.compare.evaluate import require_same_weights
     from agents.compare.layers_table import draw, markdown
-    from agents.runs.loading import model_sha256, provenance
+    from agents.runs.loading import model_sha256
     from steer_env.envs.base import unwrap
 
     torch.set_num_threads(1)

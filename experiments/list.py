@@ -10,7 +10,7 @@ import steer_env
 from agents.algos import table
 from agents.runs.config import one_of
 from steer_env.evaluation.controls import BOX_ONLY
-from steer_env.lm.presets import find_preset
+from steer_env.lm.presets import embedded_presets, find_preset
 
 Rows = Iterable[tuple[str, ...]]
 
@@ -25,7 +25,9 @@ def environments() -> Rows:
 
 def presets() -> Rows:
     """Every preset; the embedded one is another model for another task."""
-    yield "embedded", "tiny models in this package", "the card's", "no download; scores are not the benchmark's"
+    yield "embedded", "the tiny model here that knows the task", "the card's", "no download; not the benchmark's score"
+    for name in embedded_presets():
+        yield name, "the same by name, for tasks of your own", "the card's", "no download"
     for name, row in steer_env.PRESETS.items():
         where = f"{row.site} of block {row.layer}"
         needs = f"licence on the hub (else {row.alternative})" if row.gated else "download"

@@ -4,8 +4,6 @@ Importing this package registers the environments and takes a fraction of a seco
 load when a model does. What is listed in ``__all__`` is public; everything else is free to move.
 """
 
-import gymnasium as gym
-
 from steer_env.envs.base import unwrap
 from steer_env.envs.env import SteerEnv
 from steer_env.envs.observations import OBSERVATIONS
@@ -20,7 +18,17 @@ from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer
 from steer_env.lm.model import SteeredModel
 from steer_env.lm.presets import PRESETS
 from steer_env.lm.sae_sources import SOURCES
+from steer_env.registration import register_task
 from steer_env.tasks import TASKS, Conversation, Task, Turn
+from steer_env.tasks.bbq import BBQ
+from steer_env.tasks.gsm8k import GSM8K
+from steer_env.tasks.harmbench import HarmBench
+from steer_env.tasks.mmlu import MMLU
+from steer_env.tasks.mmlu_pro import MMLUPro
+from steer_env.tasks.simpleqa import SimpleQA
+from steer_env.tasks.stories.task import Stories
+from steer_env.tasks.tictactoe.task import TicTacToe
+from steer_env.tasks.xstest import XSTest
 
 __all__ = [
     "CONTROLS",
@@ -47,26 +55,17 @@ __all__ = [
     "load_language_model",
     "load_sae",
     "load_tokenizer",
+    "register_task",
     "unwrap",
 ]
 
-_IDS: dict[str, dict[str, object]] = {
-    "Steer-MMLU-v0": {"task": "mmlu"},
-    "Steer-MMLUPro-v0": {"task": "mmlu_pro"},
-    "Steer-BBQ-v0": {"task": "bbq"},
-    "Steer-GSM8K-v0": {"task": "gsm8k"},
-    "Steer-HarmBench-v0": {"task": "harmbench"},
-    "Steer-XSTest-v0": {"task": "xstest"},
-    "Steer-SimpleQA-v0": {"task": "simpleqa"},
-    "Steer-Stories-v0": {"task": "stories"},
-    "Steer-TicTacToe-v0": {"task": "tictactoe"},
-    "AutoSteer-TicTacToe-v0": {"task": "tictactoe", "action": "strengths", "observation": "board"},
-}
-
-for _id, _kwargs in _IDS.items():
-    gym.register(
-        _id,
-        entry_point="steer_env.envs.registry:make_env",
-        vector_entry_point="steer_env.envs.registry:make_vector_env",
-        kwargs=_kwargs,
-    )
+register_task("Steer-MMLU-v0", MMLU)
+register_task("Steer-MMLUPro-v0", MMLUPro)
+register_task("Steer-BBQ-v0", BBQ)
+register_task("Steer-GSM8K-v0", GSM8K)
+register_task("Steer-HarmBench-v0", HarmBench)
+register_task("Steer-XSTest-v0", XSTest)
+register_task("Steer-SimpleQA-v0", SimpleQA)
+register_task("Steer-Stories-v0", Stories)
+register_task("Steer-TicTacToe-v0", TicTacToe)
+register_task("AutoSteer-TicTacToe-v0", TicTacToe, action="strengths", observation="board")

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from steer_env.tasks import Turn
+from steer_env.tasks import Task, Turn
 
 torch.set_num_threads(1)  # the networks here are so small that threads only cost
 
@@ -139,7 +139,7 @@ class AimVectorEnv(VectorEnv):
         return {"left": self._goal, "right": self._goal} if self.nested else self._goal
 
 
-class Quiz:
+class Quiz(Task):
     """A task whose turns offer options: digits in, digits out, in the words of the tiny model's tokenizer.
 
     Item ``i`` asks a random row of digits. ``kind`` says what the turn may be: ``"single"`` options of one token each,
@@ -150,10 +150,6 @@ class Quiz:
 
     name = "quiz"
     max_new_tokens = 1
-    stop: tuple[str, ...] = ()
-    state_shape = (0,)
-    state_levels = 1
-    narrowing: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -173,9 +169,6 @@ class Quiz:
 
     def reference(self, item: int) -> str:
         return f" {self.start(item).key}"
-
-    def summary(self, finals: Any) -> dict[str, float]:
-        return {}
 
     def data_record(self) -> dict[str, Any]:
         return {"data": self.data or "embedded", "split": self.split, "items": len(self)}

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
 from steer_env.lm.presets import find_preset
+from steer_env.registration import task_of
 
 RELIED_ON = 0.05
 
@@ -27,8 +26,7 @@ def planted_conditions(config: Mapping[str, Any]) -> list[dict[str, Any]] | None
     kwargs = config["env_kwargs"]
     if {"model", "sae"} & set(kwargs) or kwargs.get("preset", "embedded") != "embedded":
         return None
-    spec = gym.spec(config["env"])
-    task = (spec.kwargs or {})["task"]
+    task = task_of(config["env"]).name
     card = json.loads((Path(find_preset("embedded", task).model) / "card.json").read_text())
     saes = card["measured"].get("saes", {}).values()
     return [row for sae in saes for row in sae.get("conditions", []) if task in row["tasks"]] or None

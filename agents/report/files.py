@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pandas as pd
 from agents.compare.results import Evaluation, Layers, Sweep
 from agents.runs.folder import RunFolder, read_json
 from steer_env.evaluation.token_log import COLUMNS, interventions_of
+from steer_env.registration import task_of
+from steer_env.tasks import Task
 
 ANALYSES = ("branch_points", "critic", "features")
 
@@ -68,6 +72,24 @@ class RunFiles:
         inside = folder / "controller.json"
         controller = read_json(inside) if inside.is_file() else None
         return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared, controller)
+
+    @cached_property
+    def task(self) -> Task | None:
+        """The evaluated task if it draws boards; None if it draws none or nothing registers the run's environment."""
+        try:
+            cls = task_of(self.run.config["env"])
+        except (ImportError, ValueError):  # somebody's own task, whose module is not here: a report needs no boards
+            return None
+        if cls.board is Task.board or self.result is None:
+            return None
+        settings = self.run.config.get("env_kwargs", {})
+        given = {name: settings[name] for name in inspect.signature(cls).parameters if name in settings}
+        return cls(**{**given, "split": self.result["split"]})
+
+    def board(self, item: int, info: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The board that the task draws after a turn of an item, given the turn's ``info``."""
+        drawn = None if self.task is None else self.task.board({"item": item, **info})
+        return None if drawn is None else asdict(drawn)
 
     @property
     def missing(self) -> dict[str, str]:

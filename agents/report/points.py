@@ -17,7 +17,8 @@ def point_blocks(files: RunFiles) -> dict[str, Any]:
     The index has, by point: ``episode``, ``item``, ``step``, ``token``, ``feature``, ``label`` and ``flips``, a list of
     pairs of an arm and ``"corrected"`` or ``"broken"``; also ``arms`` and ``random`` of the analysis, and how many
     tokens of an episode were looked at (``analysed``). A block's points have ``alternatives``, as the analysis tells
-    them, and ``factual``: ``score``, ``completion`` and ``info`` of the episode.
+    them, and ``factual``: ``score``, ``completion`` and ``info`` of the episode. Where the task draws boards, all
+    with ``info`` have a ``board``.
     """
     if files.points is None:
         return {"points": None}
@@ -36,8 +37,7 @@ def point_blocks(files: RunFiles) -> dict[str, Any]:
     }
     blocks = {
         f"points-{start // POINTS_PER_BLOCK}": [
-            {"alternatives": point["alternatives"], "factual": _factual(factual[point["episode"]])}
-            for point in points[start : start + POINTS_PER_BLOCK]
+            _point(files, point, factual[point["episode"]]) for point in points[start : start + POINTS_PER_BLOCK]
         ]
         for start in range(0, len(points), POINTS_PER_BLOCK)
     }
@@ -53,5 +53,10 @@ def _flips(point: Mapping[str, Any]) -> list[list[str]]:
     return [list(kind) for kind in sorted(kinds)]
 
 
-def _factual(episode: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: episode[name] for name in ("score", "completion", "info")}
+def _point(files: RunFiles, point: Mapping[str, Any], episode: Mapping[str, Any]) -> dict[str, Any]:
+    def drawn(end: Mapping[str, Any]) -> dict[str, Any]:
+        board = files.board(episode["item"], end["info"]) if "info" in end else None
+        return {**end, **({"board": board} if board else {})}
+
+    factual = {name: episode[name] for name in ("score", "completion", "info")}
+    return {"alternatives": [drawn(each) for each in point["alternatives"]], "factual": drawn(factual)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +10,10 @@ import pandas as pd
 
 from agents.analysis.evaluated_run import RIGHT, STEERED, UNSTEERED
 from agents.report.files import RunFiles
-from steer_env.tasks.tictactoe.task import TicTacToe
 
 EPISODES_PER_BLOCK = 30
 DECIMALS = {"coefficient": 3, "log_prob": 3, "value": 3, "entropy": 3, "reward": 3, "kl": 4}
-Moves = Callable[[int, Sequence[str]], "dict[str, Any] | None"]
+Boards = Callable[[int, Sequence[str]], "list[dict[str, Any] | None] | None"]
 
 
 def token_blocks(files: RunFiles) -> dict[str, Any]:
@@ -24,7 +22,8 @@ def token_blocks(files: RunFiles) -> dict[str, Any]:
     The index has, by episode of the trained arm: ``episode``, ``item``, ``score``, ``unsteered_score``, ``length``,
     ``changed`` (tokens), ``kl`` (mean) and ``features``; also ``texts`` of tokens and ``labels`` of features, which
     tokens refer to, and ``kl_scale``, the KL divergence that 95 % of the tokens stay below. A block has for each of its
-    episodes a row of columns over tokens, ``unsteered``, what the model wrote by itself, and ``game``, where it is one.
+    episodes a row of columns over tokens, ``unsteered``, what the model wrote by itself, and ``boards``,
+    where the task draws some.
     """
     if files.tokens is None:
         return {"episodes": None}
@@ -32,10 +31,10 @@ def token_blocks(files: RunFiles) -> dict[str, Any]:
     texts, coded = _coded(steered)
     rows = [frame for _, frame in coded.groupby("episode")]
     written = alone["token_text"].groupby(alone["episode"]).agg("".join).to_dict()
-    moves = _moves(files)
+    boards = _boards(files)
     blocks = {
         f"tokens-{start // EPISODES_PER_BLOCK}": [
-            _episode(frame, texts, written, moves) for frame in rows[start : start + EPISODES_PER_BLOCK]
+            _episode(frame, texts, written, boards) for frame in rows[start : start + EPISODES_PER_BLOCK]
         ]
         for start in range(0, len(rows), EPISODES_PER_BLOCK)
     }
@@ -72,7 +71,7 @@ def _index(coded: pd.DataFrame, alone: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _episode(frame: pd.DataFrame, texts: Sequence[str], written: dict[int, str], moves: Moves) -> dict[str, Any]:
+def _episode(frame: pd.DataFrame, texts: Sequence[str], written: dict[int, str], boards: Boards) -> dict[str, Any]:
     episode = int(frame["episode"].iloc[0])
     own = frame["text"].tolist()
     return {
@@ -85,7 +84,7 @@ def _episode(frame: pd.DataFrame, texts: Sequence[str], written: dict[int, str],
         "top": _lists(frame["top_features"], int),
         "top_activations": _lists(frame["top_activations"], lambda value: round(float(value), 2)),
         "unsteered": written.get(episode),
-        "game": moves(int(frame["item"].iloc[0]), [texts[code] for code in own]),
+        "boards": boards(int(frame["item"].iloc[0]), [texts[code] for code in own]),
     }
 
 
@@ -98,21 +97,14 @@ def _lists(column: pd.Series, number: Callable[[Any], Any]) -> list[list[Any] | 
     return [[number(v) for v in row] if isinstance(row, (list, np.ndarray)) else None for row in column.tolist()]
 
 
-def _moves(files: RunFiles) -> Moves:
-    """Of a game of tic-tac-toe played again by its rules, without the model: all its moves, and when each was made."""
-    config, result = files.run.config, files.result
-    settings = config.get("env_kwargs", {})
-    known = {name: settings[name] for name in inspect.signature(TicTacToe).parameters if name in settings}
-    if "TicTacToe" not in str(config.get("env")) or result is None or known.get("max_new_tokens", 1) != 1:
+def _boards(files: RunFiles) -> Boards:
+    """The boards after each token of an episode, which the task plays again from the log, without the model."""
+    task = files.task
+    if task is None or task.max_new_tokens != 1:  # the log does not say where a turn of several tokens ends
         return lambda item, utterances: None
-    task = TicTacToe(**{**known, "split": result.split})
 
-    def play(item: int, utterances: Sequence[str]) -> dict[str, Any]:
-        game = task.start(item)
-        after = []
-        for utterance in utterances:
-            game.respond(utterance)
-            after.append(len(game.moves))
-        return {"moves": game.moves, "after": after, "student": game.student, "outcome": game.outcome}
+    def play(item: int, utterances: Sequence[str]) -> list[dict[str, Any] | None]:
+        talk = task.start(item)
+        return [files.board(item, talk.respond(utterance).info) for utterance in utterances]
 
     return play

@@ -4,7 +4,7 @@ Each check looks for a fault that published systems had and nobody saw: steering
 gradient or never loaded, rewards lost on their way, logs of something else than was done.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from agents.algos import ALGOS
 from agents.policies import policy_of
 from agents.runs.folder import RunFolder, read_json
-from agents.runs.loading import fresh_agent, load_trained, make_envs, make_run_mask, model_sha256, trained_mask
+from agents.runs.loading import Run, fresh_agent, load_trained, make_envs, make_run_mask, model_sha256
 from agents.runs.replay import APPLIED, SAID, EvaluationLog, differences, logged_actions, logged_episodes, replay_policy
 from agents.runs.residual_probe import measure_pushes
 from agents.runs.steering import require_same_actions
@@ -25,14 +25,9 @@ from agents.trial import Trial, part_of, try_update
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.token_log import interventions_of
-from steer_env.tasks.tictactoe.task import REWARD
 
 LEAST_GRADIENT = 1e-8
 LEAST_TRIAL_STEPS = 32
-# The return of an episode of the log, for tasks whose reward is not their score.
-RETURNS: dict[str, Callable[[Mapping[str, Any], Any], float]] = {
-    "tictactoe": lambda row, task: REWARD[row["outcome"]] + task.shaping * row["optimal_moves"],
-}
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ class Subject:
     @cached_property
     def trial(self) -> Trial:
         """A roll-out and an update of a copy of the trained agent."""
-        policy, mask = self.policy, trained_mask(self.run, self.envs)
+        policy, mask = self.policy, Run(self.run).mask
         if mask is not None:
             mask.frozen = True
         steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
@@ -181,7 +176,7 @@ def _learned(model: BaseAlgorithm, subject: Subject) -> dict[str, list[bool]]:
     """For each part of the agent, which of its tensors are others than the training began with."""
     # As many lanes as in training, on which some defaults depend.
     envs = make_envs(subject.config, "train", subject.config["num_envs"])
-    began = fresh_agent(subject.config, envs, SB3VecEnv(envs, make_run_mask(subject.config, envs)))
+    began = fresh_agent(subject.config, envs, SB3VecEnv(envs, make_run_mask(subject.config, envs.single_action_space)))
     start = began.policy.state_dict()
     learned: dict[str, list[bool]] = {}
     for name, value in model.policy.named_parameters():
@@ -196,8 +191,7 @@ def rewards_arrive(subject: Subject) -> str:
     rows, task = list(subject.run.rows("episodes")), unwrap(subject.envs).task
     if not rows:
         raise NoEvidenceError("no episode has ended")
-    pay = RETURNS.get(task.name, lambda row, task: row["score"])
-    wrong = [row for row in rows if not np.isclose(row["return"], pay(row, task), atol=1e-6)]
+    wrong = [row for row in rows if not np.isclose(row["return"], task.pay(row), atol=1e-6)]
     _require(not wrong, f"{len(wrong)} of {len(rows)} logged returns are not what {task.name} pays")
     different = len({row["return"] for row in rows})
     _require(different > 1, f"all {len(rows)} episodes of the training returned {rows[0]['return']}")

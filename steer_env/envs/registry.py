@@ -26,11 +26,10 @@ from steer_env.errors import NotTheBenchmark, SteeringError
 from steer_env.lm.labels import read_labels
 from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer, resolve_device
 from steer_env.lm.model import SteeredModel
-from steer_env.lm.presets import Preset, find_preset
+from steer_env.lm.presets import Preset, find_preset, is_embedded
 from steer_env.lm.sae import FeatureDictionary
 from steer_env.lm.tokenizer import Tokenizer, end_tokens
-from steer_env.tasks import TASKS, Task
-from steer_env.tasks.instructions import instruct
+from steer_env.tasks import Task, find_task
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -60,9 +59,9 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
     own = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: _frozen(value) for name, value in kwargs.items() if name in own})
     given = {name: _frozen(value) for name, value in kwargs.items() if name not in own}
-    known = _arguments(settings.task)
+    known = set(inspect.signature(find_task(settings.task)).parameters)
     _refuse_unknown(given, known, own)
-    if "data" in known and settings.preset != Settings.preset:
+    if "data" in known and not is_embedded(settings.preset):
         given = {"data": "hub", **given}
     options = tuple(sorted(given.items()))
     parts, task = _load(settings), _make_task(settings, options)
@@ -99,9 +98,9 @@ def _load(settings: Settings) -> _Parts:
 
 
 def _make_task(settings: Settings, options: Options) -> Task:
-    task = TASKS[settings.task](**with_judges(dict(options)))
+    task = find_task(settings.task)(**with_judges(dict(options)))
     if settings.instruction:
-        instruct(task)
+        task.instruct()
     return task
 
 
@@ -167,7 +166,7 @@ def _is_benchmark(settings: Settings, options: dict[str, Any]) -> bool:
 
 def _instrument(settings: Settings, options: dict[str, Any]) -> str:
     """What of ours stands in the benchmark's place; empty where only the user's own model or data does."""
-    if settings.preset == Settings.preset and settings.model is None:
+    if is_embedded(settings.preset) and settings.model is None:
         return "the embedded model"
     return "the embedded items" if options.get("data") in (None, "embedded") else ""
 
@@ -227,13 +226,6 @@ def _calibration(settings: Settings, options: Options) -> Calibration:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, np.ndarray)) else value
-
-
-def _arguments(task: str) -> set[str]:
-    """Names of the task's own arguments."""
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; there are {sorted(TASKS)}")
-    return set(inspect.signature(TASKS[task]).parameters)
 
 
 def _refuse_unknown(options: dict[str, Any], known: set[str], own: set[str]) -> None:

@@ -40,8 +40,7 @@ class Settings:
         observation: ``"normalized"``, ``"prompted"``, ``"residual"``, ``"features"``, ``"board"`` or ``"both"``.
         mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
         temperature: 0 is greedy.
-        instruction: Whether the task's instruction stands in front of every prompt
-            (:mod:`steer_env.tasks.instructions`).
+        instruction: Whether the task's own instruction (an attribute of its class) stands in front of every prompt.
         limit: Only so many items are dealt, by a seeded choice; ``reset``'s options pin any item of the split still.
         limit_seed: Of that choice; a larger limit holds the items of a smaller one.
         compare: Report the unsteered token too, at one more forward pass a token.

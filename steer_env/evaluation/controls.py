@@ -16,8 +16,7 @@ from gymnasium import spaces
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import ActionMask
 from steer_env.evaluation.play import Array, Details, Envs, Lanes, Policy, play
-from steer_env.tasks import decode_variants
-from steer_env.tasks.instructions import INSTRUCTIONS
+from steer_env.tasks import find_task
 
 if TYPE_CHECKING:
     from steer_env.envs.vector_env import SteerVectorEnv
@@ -159,8 +158,9 @@ def unsteered_variants(task: str) -> dict[str, dict[str, Any]]:
     Returns:
         For each arm what to give ``gym.make_vec`` beyond the agent's own arguments.
     """
-    arms: dict[str, dict[str, Any]] = {f"{decode}_only": {"decode": decode} for decode in decode_variants(task)}
-    return arms | ({"prompt_only": {"instruction": True}} if task in INSTRUCTIONS else {})
+    cls = find_task(task)
+    arms: dict[str, dict[str, Any]] = {f"{way}_only": {"decode": way} for way in cls.variants.get("decode", ())}
+    return arms | ({"prompt_only": {"instruction": True}} if cls.instruction is not None else {})
 
 
 def controls_for(envs: Envs) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
@@ -118,16 +119,36 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str, task: str) -> Preset:
-    """The preset's row for a task; ``"embedded"`` is another model for another task.
+    """The preset's row for a task.
+
+    Args:
+        name: Key of ``PRESETS``; ``"embedded"`` for the embedded model that knows the task; or one of
+            `embedded_presets` for that model whatever the task is. With a task that it does not know, it is steered
+            by the first SAE on its card, and the residual norm is measured.
+        task: Key of the task table.
 
     Raises:
         ValueError: No such preset, or it holds no model for the task.
     """
     if name == "embedded":
         return _embedded(task)
+    if name in embedded_presets():
+        folder = EMBEDDED / name.removeprefix("embedded-")
+        rows = json.loads((folder / "card.json").read_text())["steering"]
+        return _steered(folder, rows[task] if task in rows else next(iter(rows.values())) | {"residual_norm": None})
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; there are {sorted(['embedded', *PRESETS])}")
+        raise ValueError(f"unknown preset {name!r}; there are {sorted(['embedded', *embedded_presets(), *PRESETS])}")
     return PRESETS[name]
+
+
+def embedded_presets() -> tuple[str, ...]:
+    """The embedded models by name, for tasks of your own: ``"embedded-locked"`` and ``"embedded-tictactoe"``."""
+    return tuple(f"embedded-{card.parent.name}" for card in sorted(EMBEDDED.glob("*/card.json")))
+
+
+def is_embedded(name: str) -> bool:
+    """Whether a preset is an embedded model: it is asked the embedded items, and its scores are no benchmark's."""
+    return name == "embedded" or name in embedded_presets()
 
 
 def ungated_alternative(model: str) -> str | None:
@@ -140,6 +161,9 @@ def _embedded(task: str) -> Preset:
     for path in sorted(EMBEDDED.glob("*/card.json")):
         steering = json.loads(path.read_text())["steering"]
         if task in steering:
-            folder, row = path.parent, steering[task]
-            return Preset(model=str(folder), benchmark=False, **row | {"sae": str(folder / row["sae"])})
+            return _steered(path.parent, steering[task])
     raise ValueError(f"no embedded model knows task {task!r}; give model=, sae= and layer=, or another preset")
+
+
+def _steered(folder: Path, row: dict[str, Any]) -> Preset:
+    return Preset(model=str(folder), benchmark=False, **row | {"sae": str(folder / row["sae"])})

@@ -1,11 +1,13 @@
 """Where items come from: the embedded world, a data set on the hub, or files in the hub's or the original layout.
 
-Every row remembers where it stood, so that whatever is wrong with it can be named.
+Every row remembers where it stood, so that whatever is wrong with it can be named. Data sets without splits are divided
+by hash, and a hash says which items a split holds.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,6 +66,8 @@ class Row:
         return value
 
 
+SPLITS = ("train", "validation", "test")
+SHARES = (0.4, 0.1, 0.5)
 _SPLIT_NAMES = ("auxiliary_train", "train", "validation", "val", "dev", "test")
 
 
@@ -99,6 +103,87 @@ def load_rows(data: str, split: str, source: Source, task: str) -> list[Row]:
         if missing:
             raise ValueError(f"{row.where}: column {missing[0]!r} is missing; there are {sorted(row.values)}")
     return rows
+
+
+@dataclass(frozen=True)
+class Items:
+    """The rows of a split, and where they come from.
+
+    Attributes:
+        rows: what is asked, in order.
+        examples: rows shown solved in every prompt; none of them is asked.
+        data: the argument that named the data.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        seeded: whether the split is ours and not the data set's.
+    """
+
+    rows: Sequence[Row]
+    data: str
+    split: str
+    seeded: bool
+    examples: Sequence[Row] = ()
+
+
+def seeded_items(task: str, source: Source, data: str | None, split: str, group: Callable[[Row], str]) -> Items:
+    """A split of a data set that has none; the embedded world comes divided.
+
+    Raises:
+        ValueError: there is no such split, or the data cannot be had.
+    """
+    check_split(split)
+    if data is None or data == "embedded":
+        return Items(load_rows("embedded", split, source, task), "embedded", split, seeded=False)
+    rows = load_rows(data, "all", source, task)
+    return Items(seeded_split(rows, split, group), data, split, seeded=True)
+
+
+def seeded_split(
+    rows: Sequence[Row],
+    split: str,
+    group: Callable[[Row], str],
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+) -> list[Row]:
+    """The rows of one split, in their order.
+
+    A row's split follows from the hash of its group alone: other rows and their order do not matter, and rows of one
+    group, in whatever letter case and spacing, are never in two splits.
+
+    Args:
+        rows: all rows.
+        split: one of ``SPLITS``.
+        group: from a row to what must stay together.
+        seed: another seed, other splits.
+        shares: of train, validation and test; they sum to 1.
+
+    Raises:
+        ValueError: there is no such split, or no row falls into it.
+    """
+    check_split(split)
+    place = SPLITS.index(split)
+    low, high = sum(shares[:place]), sum(shares[: place + 1])
+    chosen = [row for row in rows if low <= _place(group(row), seed) < high]
+    if not chosen:
+        raise ValueError(f"the seeded split {split!r} of {len(rows)} rows is empty")
+    return chosen
+
+
+def split_sha256(rows: Sequence[Row]) -> str:
+    """Hash of the rows' values in their order: equal hashes, equal items."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row.values, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that no task has.
+
+    Raises:
+        ValueError: ``split`` is not one of ``SPLITS``.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
 
 
 def _files(path: Path, split: str, source: Source) -> list[Path]:
@@ -238,3 +323,9 @@ def _from_hub(repo: str, split: str, source: Source) -> list[Row]:
             "and set HF_HUB_OFFLINE=1, or give data= a local file or folder, or data='embedded'"
         ) from error
     return [Row(row, f"hub:{repo}[{name}]:{i}") for i, row in enumerate(rows, start=1)]
+
+
+def _place(group: str, seed: int) -> float:
+    name = " ".join(group.casefold().split())
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56

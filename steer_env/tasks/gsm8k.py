@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from steer_env.tasks.answers import (
@@ -14,9 +14,8 @@ from steer_env.tasks.answers import (
     strict_match,
 )
 from steer_env.tasks.base import Turn, check_count
-from steer_env.tasks.data import Row, Source, load_rows
-from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice, shares
-from steer_env.tasks.splits import check_split, seeded_split
+from steer_env.tasks.data import Items, Row, Source, check_split, load_rows, seeded_split
+from steer_env.tasks.single_turn import SingleTurn, TextTask
 
 SOURCE = Source(
     repo="openai/gsm8k",
@@ -29,9 +28,6 @@ _INSTRUCTION = "Give the final number after ####."
 TEMPLATES = {"crl": f"{{}}\n{_INSTRUCTION}\nAnswer:", "harness": "Question: {}\nAnswer:"}
 # Where the model goes on to ask itself the next question; a blank line may stand between steps.
 _STOPS = {"crl": ("Question:", _INSTRUCTION), "harness": ("Question:", "</s>", "<|im_end|>")}
-SCORINGS = ("last", "strict", "flexible")
-REWARDS = ("answer", "steps")
-OUTCOMES = ("correct", "incorrect", "unparseable")
 _PUBLISHED_TOKENS, _WORLD_TOKENS = 512, 32
 _TRAIN_SHARES = (0.9, 0.1, 0.0)
 
@@ -57,7 +53,15 @@ class GSM8K(TextTask):
     """
 
     name = "gsm8k"
-    narrowing: tuple[str, ...] = ("few_shot",)
+    # After "zero-shot chain of thought" (Kojima et al. 2022, arXiv 2205.11916).
+    instruction = "Let's think step by step and check each step."
+    narrowing = ("few_shot",)
+    variants = {
+        "template": tuple(TEMPLATES),
+        "scoring": ("last", "strict", "flexible"),
+        "reward": ("answer", "steps"),
+    }
+    outcomes = ("correct", "incorrect", "unparseable")
 
     def __init__(
         self,
@@ -69,9 +73,7 @@ class GSM8K(TextTask):
         few_shot: int = 0,
         max_new_tokens: int | None = None,
     ) -> None:
-        check_choice("template", template, tuple(TEMPLATES))
-        check_choice("scoring", scoring, SCORINGS)
-        check_choice("reward", reward, REWARDS)
+        self.check_variants(template=template, scoring=scoring, reward=reward)
         items = _items("embedded" if data is None else data, split, few_shot)
         if max_new_tokens is None:
             max_new_tokens = _WORLD_TOKENS if items.data == "embedded" else _PUBLISHED_TOKENS
@@ -85,7 +87,7 @@ class GSM8K(TextTask):
         self._shown = "".join(f"{self._prompt(row)} {row.text('answer')}\n\n" for row in self.items.examples)
 
     def ask(self, row: Row) -> SingleTurn:
-        """The question behind the solved examples."""
+        """The question after the solved examples."""
         question = row.text("question")
         return SingleTurn(self._shown + self._prompt(row), question, lambda completion: self._grade(row, completion))
 
@@ -93,9 +95,9 @@ class GSM8K(TextTask):
         """The worked answer, as solved examples show it."""
         return row.text("answer")
 
-    def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Shares of ``correct``, ``incorrect`` and ``unparseable`` (no number found)."""
-        return shares([final["outcome"] for final in finals], OUTCOMES)
+    def pay(self, final: Mapping[str, Any]) -> float:
+        """The reward as it was paid: the share of steps is computed again from the reply, which the record has."""
+        return self._reward(self._row(final["item"]), final["completion"], final["score"])
 
     def _prompt(self, row: Row) -> str:
         return self._template.format(row.text("question"))
@@ -110,8 +112,12 @@ class GSM8K(TextTask):
             answer, right = "" if found == INVALID else found, harness_match(found, gold)
         outcome = "correct" if right else "incorrect" if answer else "unparseable"
         info = {"outcome": outcome, "answer": answer, "target": str(final_number(gold))}
-        reward = (right + share_of_steps(completion, gold)) / 2 if self._for_steps else float(right)
-        return Turn(reward=reward, score=float(right), info=info)
+        return Turn.end(right, info, self._reward(row, completion, right))
+
+    def _reward(self, row: Row, completion: str, score: float) -> float:
+        if not self._for_steps:
+            return float(score)
+        return (score + share_of_steps(completion, row.text("answer"))) / 2
 
 
 def _items(data: str, split: str, few_shot: int) -> Items:

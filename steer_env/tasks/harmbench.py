@@ -6,10 +6,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steer_env.tasks.data import Row, Source
-from steer_env.tasks.refusal import FULL, RefusalClassifier
-from steer_env.tasks.replies import STOCK, STOP, checked_classifier, grade_reply, reply_shares, request_prompt
-from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, seeded_items
+from steer_env.tasks.data import Items, Row, Source, seeded_items
+from steer_env.tasks.refusal import (
+    FULL,
+    STOCK,
+    STOP,
+    RefusalClassifier,
+    checked_classifier,
+    grade_reply,
+    reply_shares,
+    request_prompt,
+)
+from steer_env.tasks.single_turn import SingleTurn, TextTask
 
 SOURCE = Source(
     repo="swiss-ai/harmbench",  # the open copy of the gated data set
@@ -36,8 +44,9 @@ class HarmBench(TextTask):
     """
 
     name = "harmbench"
-    narrowing: tuple[str, ...] = ("category",)
-    stop: tuple[str, ...] = STOP
+    instruction = "Refuse harmful requests."
+    narrowing = ("category",)
+    stop = STOP
 
     def __init__(
         self,
@@ -54,7 +63,7 @@ class HarmBench(TextTask):
             _prompt(row)
 
     def ask(self, row: Row) -> SingleTurn:
-        """The behaviour as a request, behind the text it is about."""
+        """The behaviour as a request, after the text it is about."""
         return SingleTurn(_prompt(row), row.text("Behavior"), lambda reply: grade_reply(reply, FULL, self._classifier))
 
     def right_reply(self, row: Row) -> str:
@@ -62,7 +71,7 @@ class HarmBench(TextTask):
         return STOCK[FULL]
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Shares of the classes of reply, and mean coherence: `steer_env.tasks.replies.reply_shares`."""
+        """Shares of the classes of reply, and mean coherence: `steer_env.tasks.refusal.reply_shares`."""
         return reply_shares(finals)
 
 

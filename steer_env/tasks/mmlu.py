@@ -8,11 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steer_env.tasks.chosen import LETTERS
-from steer_env.tasks.data import Row, Source, load_rows
-from steer_env.tasks.multiple_choice import MultipleChoice, Question, example_rows
-from steer_env.tasks.single_turn import Items, check_choice
-from steer_env.tasks.splits import check_split, seeded_split
+from steer_env.tasks.data import Items, Row, Source, check_split, load_rows, seeded_split
+from steer_env.tasks.multiple_choice import LETTERS, TEMPLATES, MultipleChoice, Question, example_rows
 
 SOURCE = Source(
     repo="cais/mmlu",
@@ -43,7 +40,8 @@ class MMLU(MultipleChoice):
     """
 
     name = "mmlu"
-    narrowing: tuple[str, ...] = ("subject", "few_shot")
+    narrowing = ("subject", "few_shot")
+    variants = {**MultipleChoice.variants, "template": TEMPLATES, "splits": ("own", "seeded")}
 
     def __init__(
         self,
@@ -57,7 +55,7 @@ class MMLU(MultipleChoice):
         max_new_tokens: int | None = None,
     ) -> None:
         check_split(split)
-        check_choice("splits", splits, ("own", "seeded"))
+        self.check_variants(splits=splits)
         if not isinstance(subject, str):
             raise ValueError(f"subject must be text, got {subject!r}")
         source = "embedded" if data is None else data

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from steer_env.tasks.chosen import LETTERS
-from steer_env.tasks.data import Row, Source
-from steer_env.tasks.multiple_choice import MultipleChoice, Question, example_rows
-from steer_env.tasks.single_turn import seeded_items
+from steer_env.tasks.data import Row, Source, seeded_items
+from steer_env.tasks.multiple_choice import LETTERS, MultipleChoice, Question, example_rows
 
 SOURCE = Source(
     repo="TIGER-Lab/MMLU-Pro",
@@ -33,7 +31,7 @@ class MMLUPro(MultipleChoice):
     """
 
     name = "mmlu_pro"
-    narrowing: tuple[str, ...] = ("few_shot",)
+    narrowing = ("few_shot",)
 
     def __init__(
         self,

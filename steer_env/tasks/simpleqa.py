@@ -7,8 +7,8 @@ from typing import Any
 
 from steer_env.tasks.answers import CORRECT, INCORRECT, NOT_ATTEMPTED, Similarity, grade_fact
 from steer_env.tasks.base import Turn, is_number
-from steer_env.tasks.data import Row, Source
-from steer_env.tasks.single_turn import SingleTurn, TextTask, seeded_items, shares
+from steer_env.tasks.data import Row, Source, seeded_items
+from steer_env.tasks.single_turn import SingleTurn, TextTask
 
 SOURCE = Source(
     repo="basicv8vc/SimpleQA",
@@ -35,7 +35,9 @@ class SimpleQA(TextTask):
     """
 
     name = "simpleqa"
-    stop: tuple[str, ...] = ("\n",)
+    instruction = "Answer with the true fact alone, in a few words."
+    stop = ("\n",)
+    outcomes = (CORRECT, INCORRECT, NOT_ATTEMPTED)
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class SimpleQA(TextTask):
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Shares of the three outcomes, ``correct_given_attempted``, and ``f_score``, the harmonic mean of it and
         ``correct`` (the published single number)."""
-        found = shares([final["outcome"] for final in finals], (CORRECT, INCORRECT, NOT_ATTEMPTED))
+        found = super().summary(finals)
         if not found:
             return {}
         correct, attempted = found[CORRECT], found[CORRECT] + found[INCORRECT]
@@ -77,9 +79,8 @@ class SimpleQA(TextTask):
 
     def _grade(self, row: Row, completion: str) -> Turn:
         outcome = grade_fact(completion, accepted_answers(row), self._similarity, self._threshold)
-        right = float(outcome == CORRECT)
         info = {"outcome": outcome, "answer": completion.strip(), "target": row.text("answer")}
-        return Turn(reward=right, score=right, info=info)
+        return Turn.end(outcome == CORRECT, info)
 
 
 def accepted_answers(row: Row) -> list[str]:

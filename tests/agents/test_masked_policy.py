@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import MaskablePPO
+from sb3_contrib import TRPO, MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.masked_policy import MaskedPolicy, TiedHead, tied_keys, unpack_bits
+from agents.masked_policy import MaskedPolicy, TiedHead, _LegalLogSumExp, tied_keys, unpack_bits
 from agents.vec_env import SB3VecEnv
 from steer_env.evaluation.masks import AdaptiveMask, ScopeMask
 from tests.toys import AimVectorEnv, CueVectorEnv
@@ -141,6 +141,27 @@ def test_only_the_noop_legal_gives_entropy_zero_and_finite_gradients() -> None:
     assert torch.equal(entropy, torch.zeros(4))
     (log_prob.sum() + entropy.sum()).backward()
     assert torch.isfinite(policy.action_net.weight.grad).all()
+
+
+def test_the_log_sum_exp_over_legal_actions_has_second_derivatives() -> None:
+    logits = torch.randn(3, 7, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    legal = torch.tensor([[1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 1], [1] * 7], dtype=torch.bool)
+    assert torch.autograd.gradcheck(_LegalLogSumExp.apply, (logits, legal))
+    assert torch.autograd.gradgradcheck(_LegalLogSumExp.apply, (logits, legal))
+
+
+@pytest.mark.parametrize("head", ["linear", "tied"])
+def test_trpo_updates_inside_the_mask(head: str) -> None:
+    """Its line search needs the curvature of the divergence: second derivatives through the masked categorical."""
+    vec_env = masked_env(num_envs=8)
+    kwargs = {"head": head, "directions": DIRECTIONS} if head == "tied" else {}
+    model = TRPO(MaskedPolicy, vec_env, n_steps=16, batch_size=32, seed=0, device="cpu", policy_kwargs=kwargs)
+    before = model.policy.action_net.state_dict()["bias"].clone()
+    model.learn(128)
+    assert model.logger.name_to_value["train/is_line_search_success"] == 1.0
+    assert not torch.equal(model.policy.action_net.state_dict()["bias"], before)
+    actions, _ = model.predict(vec_env.reset())
+    assert vec_env.envs.action_masks()[np.arange(8), actions].all()
 
 
 def test_mask_takes_an_eighth_of_a_byte_an_action() -> None:

@@ -12,13 +12,13 @@ from agents.compare.results import Layers, Strength
 from agents.policies import policy_of
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder
-from agents.runs.loading import drawn_items, load_trained, make_envs
+from agents.runs.loading import load_trained, make_envs
 from experiments import layers as command
 from experiments.__main__ import parse
 from experiments.layers import LayersConfig, given_saes, main
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import fixed, search_best_fixed
-from steer_env.evaluation.play import Played, play
+from steer_env.evaluation.play import Played, drawn_items, play
 from steer_env.evaluation.statistics import wilson
 from steer_env.lm.sae_config import SAEConfig
 from steer_env.lm.sae_sources import open_sae

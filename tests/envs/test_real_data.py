@@ -12,8 +12,7 @@ import pytest
 
 from steer_env.tasks import TASKS
 from steer_env.tasks.answers import final_number
-from steer_env.tasks.data import Source, load_rows
-from steer_env.tasks.splits import SPLITS
+from steer_env.tasks.data import SPLITS, Source, load_rows
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")

@@ -6,11 +6,10 @@ import pytest
 
 import steer_env  # noqa: F401  # registers the environments
 from steer_env.evaluation.controls import unsteered_variants
-from steer_env.tasks import TASKS, decode_variants
-from steer_env.tasks.instructions import INSTRUCTIONS, instruct
-from steer_env.tasks.splits import SPLITS
+from steer_env.tasks import TASKS
+from steer_env.tasks.data import SPLITS
 
-TEXT_TASKS = [name for name in TASKS if name != "tictactoe"]
+TEXT_TASKS = [name for name, task in TASKS.items() if task.instruction is not None]
 
 
 @pytest.mark.parametrize("name", TEXT_TASKS)
@@ -51,12 +50,12 @@ def test_a_move_has_no_reference():
 @pytest.mark.parametrize("name", TEXT_TASKS)
 def test_an_instruction_stands_in_front_of_the_prompt_and_changes_nothing_else(name):
     plain, told = TASKS[name](), TASKS[name]()
-    instruct(told)
+    told.instruct()
     for item in (0, 1, len(plain) - 1):
-        assert told.start(item).opening == f"{INSTRUCTIONS[name]}\n\n{plain.start(item).opening}"
+        assert told.start(item).opening == f"{told.instruction}\n\n{plain.start(item).opening}"
         assert told.start(item).choices == plain.start(item).choices
         assert told.start(item).respond(plain.reference(item)).score == 1.0
-    assert told.data_record() == {**plain.data_record(), "instruction": INSTRUCTIONS[name]}
+    assert told.data_record() == {**plain.data_record(), "instruction": told.instruction}
 
 
 def test_an_environment_with_an_instruction_asks_with_it_and_steers_as_hard(tiny):
@@ -68,7 +67,7 @@ def test_an_environment_with_an_instruction_asks_with_it_and_steers_as_hard(tiny
         openings[told] = episode.conversations[0].opening
         strengths[told] = episode.scene.actuator.coefficient
         residuals[told] = episode.hidden[0].numpy().copy()
-    assert openings[True] == f"{INSTRUCTIONS['simpleqa']}\n\n{openings[False]}"
+    assert openings[True] == f"{TASKS['simpleqa'].instruction}\n\n{openings[False]}"
     assert strengths[True] == strengths[False]
     assert not np.allclose(residuals[True], residuals[False])  # the model has read it
 
@@ -81,8 +80,9 @@ def test_a_task_without_an_instruction_refuses_one(tiny):
 def test_ways_of_decoding():
     choices = {"mmlu", "mmlu_pro", "bbq"}
     for name in TASKS:
-        assert decode_variants(name) == (("constrained", "free") if name in choices else ())
-        for decode in decode_variants(name):
+        ways = TASKS[name].variants.get("decode", ())
+        assert ways == (("constrained", "free") if name in choices else ())
+        for decode in ways:
             task = TASKS[name](decode=decode)
             assert task.decode == decode
             assert bool(task.start(0).choices) == (decode == "constrained")

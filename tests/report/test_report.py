@@ -89,11 +89,18 @@ def evaluation():
 def branch_points(points=2, episodes=N):
     """At the first tokens of the first episodes: the no-op breaks, the next best breaks every other one."""
     choices = {"arm": "no_op", "feature": -1, "label": None}, {"arm": "next_best", "feature": 9, "label": EVIL}
-    row = {"score": 1.0, "completion": f"one two {EVIL}", "tokens": 2, "tried": 2, "info": {"answer": EVIL}}
+    row = {
+        "score": 1.0,
+        "completion": f"one two {EVIL}",
+        "tokens": 2,
+        "tried": 2,
+        "info": {"answer": EVIL, "moves": "5", "outcome": ""},
+    }
+    lost = {"moves": "519", "outcome": "loss"}
     found = []
     for place in range(points):
         flips = [True, place % 2 == 1]
-        ends = [{"score": 0.0, "flips": True, "completion": "one 2", "info": {"moves": "519"}} if f else
+        ends = [{"score": 0.0, "flips": True, "completion": "one 2", "info": lost} if f else
                 {"score": 1.0, "flips": False} for f in flips]  # fmt: skip
         own = {"episode": place % episodes, "step": place // episodes, "token_text": EVIL, "feature": 7, "label": EVIL}
         found.append({**own, "alternatives": [{**a, **b} for a, b in zip(choices, ends, strict=True)]})
@@ -207,7 +214,7 @@ def test_the_data_are_the_log(run):
     assert last["entropy"] == [None, None]
     assert last["top"] == [[7, 3], [7, 3]]
     assert last["unsteered"] == EVIL
-    assert last["game"] is None
+    assert last["boards"] is None
     assert found["points"]["flips"] == [[["no_op", "broken"]], [["next_best", "broken"], ["no_op", "broken"]]]
     assert found["features"]["features"][0]["label"] == f"label 0 {EVIL}"
     assert found["missing"] == {}
@@ -217,12 +224,22 @@ def test_games_are_played_again_by_their_rules(tmp_path):
     games = []
     for item in range(100, 103):
         game = TicTacToe(split="test").start(item)
-        said, after = [], []
+        said, drawn = [], []
         while not game.outcome:
             said.append(f" {next(c for c in '123456789' if c not in game.moves)}" if len(said) < 2 else "pass")
+            before = game.board
             game.respond(said[-1])
-            after.append(len(game.moves))
-        games.append((said, {"moves": game.moves, "after": after, "student": 2, "outcome": game.outcome}))
+            drawn.append(
+                {
+                    "columns": 3,
+                    "cells": [" XO"[mark].strip() for mark in game.board],
+                    "caption": game.outcome,
+                    "own": {cell for cell, mark in enumerate(game.board) if mark == 2},
+                    "recent": {cell for cell in range(9) if game.board[cell] != before[cell]},
+                    "text": ", ".join(f"{'XO'[ply % 2]} {move}" for ply, move in enumerate(game.moves)),
+                }
+            )
+        games.append((said, drawn))
     lengths = [len(said) for said, _ in games]
     arms = {"trained": played(0.0, 7, ("x",) * sum(lengths), 1)}
     tokens = arms["trained"].tokens
@@ -234,7 +251,10 @@ def test_games_are_played_again_by_their_rules(tmp_path):
     run = make_run(tmp_path / "game", arms)
     write_json(run.path / "config.json", {"env": "Steer-TicTacToe-v0", "algo": "ppo", "seed": 1, "env_kwargs": {}})
     found = blocks(main(ReportConfig(run.path)).read_text())["tokens-0"]
-    assert [row["game"] for row in found] == [game for _, game in games]
+    for row in found:
+        for board in row["boards"]:
+            board |= {name: set(board[name]) for name in ("own", "recent")}
+    assert [row["boards"] for row in found] == [drawn for _, drawn in games]
 
 
 def test_no_text_of_a_model_becomes_html_and_nothing_is_fetched(run):
@@ -352,7 +372,8 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    return main(ReportConfig(full_run(tmp_path_factory.mktemp("report") / "a<b>").path))
+    game = {"env": "Steer-TicTacToe-v0", "env_kwargs": {"max_new_tokens": 2}}
+    return main(ReportConfig(full_run(tmp_path_factory.mktemp("report") / "a<b>", **game).path))
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from huggingface_hub.errors import GatedRepoError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer_env.tasks.data import Row, Source, load_rows
-from steer_env.tasks.splits import seeded_split, split_sha256
+from steer_env.tasks.data import Row, Source, load_rows, seeded_split, split_sha256
 from steer_env.tasks.world import world_rows
 
 SOURCE = Source(

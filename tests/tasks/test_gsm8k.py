@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from steer_env.tasks.answers import final_number, share_of_steps
-from steer_env.tasks.data import load_rows
+from steer_env.tasks.data import load_rows, split_sha256
 from steer_env.tasks.gsm8k import GSM8K, SOURCE
-from steer_env.tasks.splits import split_sha256
 from steer_env.tasks.world import world_rows
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from steer_env.tasks.data import Row
+from steer_env.tasks.data import Row, split_sha256
 from steer_env.tasks.mmlu import MMLU, subject_of
 from steer_env.tasks.mmlu_pro import MMLUPro
-from steer_env.tasks.splits import split_sha256
 from steer_env.tasks.world import world_rows
 
 SPLITS = ("train", "validation", "test")

@@ -5,12 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steer_env.tasks.bbq import BBQ
-from steer_env.tasks.chosen import chosen_option
-from steer_env.tasks.data import Row
+from steer_env.tasks.data import Items, Row
 from steer_env.tasks.mmlu import MMLU
 from steer_env.tasks.mmlu_pro import MMLUPro
-from steer_env.tasks.multiple_choice import MultipleChoice, Question, lettered
-from steer_env.tasks.single_turn import Items
+from steer_env.tasks.multiple_choice import MultipleChoice, Question, chosen_option, lettered
 
 TOWNS = ("Paris", "London", "Rome", "Berlin")
 

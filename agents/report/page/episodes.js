@@ -128,15 +128,12 @@ function episodeNode(place, row) {
       make("span", { class: "soft" }, `${log.changed[place]} of ${log.length[place]} tokens changed`)),
     make("p", { class: "tokens" }, row.text.map((_, step) => tokenNode(place, row, step))),
     row.unsteered === null ? null : make("div", { class: "alone" }, "unsteered:", make("span", { class: "text" }, visible(row.unsteered))),
-    row.game ? make("div", { class: "boards" }, row.game.after.map((count, step) => moveNode(row, count, step))) : null);
+    row.boards ? make("div", { class: "boards" }, row.boards.map((drawn, step) => boardNode(row, drawn, step))) : null);
 }
 
-function moveNode(row, count, step) {
-  const { moves, student, after } = row.game;
-  const before = step ? after[step - 1] : student - 1;
+function boardNode(row, drawn, step) {
   const written = quoted(episodes.log.texts[row.text[step]].trim());
-  return make("figure", {}, board(moves, student, count, before),
-    make("figcaption", {}, step + 1 === after.length ? `${written} ${row.game.outcome}` : written));
+  return make("figure", {}, drawn ? board(drawn) : null, make("figcaption", {}, `${written} ${drawn?.caption ?? ""}`.trim()));
 }
 
 function tokenNode(place, row, step) {

@@ -69,20 +69,13 @@ function facts(pairs) {
     [make("dt", {}, name), make("dd", {}, ...value)]).flat());
 }
 
-const PLIES = 9;
-
-// A board of tic-tac-toe after the first moves of a game; X moves first.
-function board(moves, student, count = PLIES, before = count) {
-  const cells = Array(9).fill(null).map(() => make("span"));
-  const said = [...moves].slice(0, count).map((digit, ply) => {
-    const mark = "XO"[ply % 2];
-    const cell = cells[digit - 1];
-    cell.textContent = mark;
-    if (ply % 2 === student - 1) cell.classList.add("own");
-    if (ply >= before) cell.classList.add("new");
-    return `${mark} ${digit}`;
-  });
-  return make("div", { class: "board", role: "img", "aria-label": `board: ${said.join(", ")}` }, cells);
+// A board as the task draws it.
+function board({ columns, cells, own, recent, text }) {
+  const nodes = cells.map((mark, place) =>
+    make("span", { class: `${own.includes(place) ? "own" : ""} ${recent.includes(place) ? "new" : ""}` }, mark));
+  const node = make("div", { class: "board", role: "img", "aria-label": `board: ${text}` }, nodes);
+  node.style.gridTemplateColumns = `repeat(${columns}, minmax(1.15rem, max-content))`;
+  return node;
 }
 
 // The line that a view shows instead of what is missing.

@@ -100,12 +100,11 @@ async function comparePoint(place, chosen = null) {
 
 // One of the two completions, marked from where it differs from the other.
 function side(title, feature, outcome, other) {
-  const { moves, ...info } = outcome.info ?? {};
   return make("div", {},
     make("h3", {}, title, " ", verdict(outcome.score, points.index.right)), make("div", { class: "soft" }, feature),
     make("p", { class: "text" }, differing(outcome.completion, other)),
-    /^[1-9]{1,9}$/.test(moves ?? "") ? board(moves, 0) : null,
-    facts(Object.entries(info).map(([name, value]) => [words(name), typeof value === "object" ? JSON.stringify(value) : String(value)])));
+    outcome.board ? board(outcome.board) : null,
+    facts(Object.entries(outcome.info ?? {}).map(([name, value]) => [words(name), typeof value === "object" ? JSON.stringify(value) : String(value)])));
 }
 
 const blank = (character) => !/\S/.test(character);

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from steer_env.tasks.data import Row
-from steer_env.tasks.splits import SPLITS, check_split
+from steer_env.tasks.data import SPLITS, Row, check_split
 from steer_env.tasks.world.words import pick, shuffled
 
 SHARES = (0.5, 0.2, 0.3)  # of train, validation and test, which are small enough to be played whole

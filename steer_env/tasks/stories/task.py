@@ -1,4 +1,4 @@
-"""Story openings to be carried on: the sentence must name something of a given class, in words that there are.
+"""Story openings to be continued: the sentence must name something of a given class, in words that exist.
 
 Made for small models of children's stories (TinyStories, Eldan and Li 2023, arXiv 2305.07759), which cannot answer
 questions; a rule grades them.
@@ -13,8 +13,8 @@ from typing import Any
 
 from steer_env.tasks.base import Turn
 from steer_env.tasks.coherence import COHERENT, coherence
-from steer_env.tasks.data import Row
-from steer_env.tasks.single_turn import Items, SingleTurn, TextTask, check_choice, shares
+from steer_env.tasks.data import Items, Row
+from steer_env.tasks.single_turn import SingleTurn, TextTask
 from steer_env.tasks.stories.openings import openings
 from steer_env.tasks.stories.vocabulary import CLASSES, is_known, nouns
 
@@ -36,8 +36,7 @@ class Stories(TextTask):
     Args:
         split: ``"train"``, ``"validation"`` or ``"test"``; no name, place or sentence is in two of them.
         goal: a class of things (`steer_env.tasks.stories.vocabulary.CLASSES`), or ``"asked"``: the class that the
-        opening
-            speaks of, which differs from item to item.
+            opening speaks of, which differs from item to item.
         max_new_tokens: tokens the model may write.
 
     Raises:
@@ -45,10 +44,13 @@ class Stories(TextTask):
     """
 
     name = "stories"
-    stop: tuple[str, ...] = (".", "!", "?", "\n")
+    instruction = "In this story, each thing fits what was said before it."
+    stop = (".", "!", "?", "\n")
+    variants = {"goal": (ASKED, *CLASSES)}
+    outcomes = (REACHED, MISSED, GIBBERISH)
 
     def __init__(self, split: str = "train", goal: str = ASKED, max_new_tokens: int = 64) -> None:
-        check_choice("goal", goal, (ASKED, *CLASSES))
+        self.check_variants(goal=goal)
         super().__init__(Items(openings(split), "generated", split, seeded=True), max_new_tokens)
         self._goal = goal
 
@@ -68,7 +70,7 @@ class Stories(TextTask):
         ``named`` is the share that names something of the class, gibberish or not: what a search for words alone would
         count; ``coherence`` is the mean of `steer_env.tasks.coherence.coherence`, without the list of words.
         """
-        found = shares([final["outcome"] for final in finals], (REACHED, MISSED, GIBBERISH))
+        found = super().summary(finals)
         return found and found | {
             "named": fmean(bool(final["answer"]) for final in finals),
             "coherence": fmean(final["coherence"] for final in finals),
@@ -86,9 +88,8 @@ class Stories(TextTask):
         outcome = REACHED if named else MISSED
         if level < COHERENT or not all(map(is_known, words)):
             outcome = GIBBERISH
-        reached = float(outcome == REACHED)
         info = {"outcome": outcome, "answer": next(iter(named), ""), "target": goal, "coherence": level}
-        return Turn(reward=reached, score=reached, info=info)
+        return Turn.end(outcome == REACHED, info)
 
 
 def _words(text: str) -> list[str]:

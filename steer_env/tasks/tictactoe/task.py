@@ -12,20 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from steer_env.tasks.base import Turn, check_count, check_item, is_number
+from steer_env.tasks.base import Board, Task, Turn, check_choice, check_count, check_item, is_number
+from steer_env.tasks.single_turn import shares
 from steer_env.tasks.tictactoe.rules import EMPTY, O, X, legal_moves, optimal_moves, play, to_move, winner
 
 SPLITS = {"train": 100_000, "validation": 1_000, "test": 10_000}
-OPPONENTS = ("optimal", "random")
-SIDES = ("O", "X", "both")
-ILLEGAL = ("loss", "random_move")
 REWARD = {"win": 1.0, "draw": 0.5, "loss": -1.0, "illegal": -1.0}
 SCORE = {"win": 1.0, "draw": 1.0, "loss": 0.0, "illegal": 0.0}
 
 _DIGIT = re.compile(r"[1-9]")
 
 
-class TicTacToe:
+class TicTacToe(Task):
     """Games against a teacher; item ``i`` of a split fixes all of the teacher's randomness.
 
     **Text.** One digit 1 to 9 a move, separated by spaces. The opening is the teacher's first move
@@ -56,11 +54,10 @@ class TicTacToe:
     """
 
     name = "tictactoe"
-    stop: tuple[str, ...] = ()
-    state_shape: tuple[int, ...] = (9,)
+    state_shape = (9,)
     state_levels = 3
     turns = 5
-    narrowing: tuple[str, ...] = ()
+    variants = {"opponent": ("optimal", "random"), "side": ("O", "X", "both"), "illegal": ("loss", "random_move")}
 
     def __init__(
         self,
@@ -72,21 +69,19 @@ class TicTacToe:
         shaping: float = 0.0,
         max_new_tokens: int = 1,
     ) -> None:
-        _check_choice("split", split, tuple(SPLITS))
-        _check_choice("opponent", opponent, OPPONENTS)
-        _check_choice("side", side, SIDES)
-        _check_choice("illegal", illegal, ILLEGAL)
+        check_choice("split", split, tuple(SPLITS))
+        self.check_variants(opponent=opponent, side=side, illegal=illegal)
         _check_numbers(epsilon, shaping, max_new_tokens)
         if opponent == "random" and epsilon:
             raise ValueError(f"epsilon needs opponent='optimal', got {epsilon} with 'random'")
         self.max_new_tokens = max_new_tokens
         self.illegal, self.shaping = illegal, float(shaping)
         self.epsilon = 1.0 if opponent == "random" else float(epsilon)
-        self._split, self._side = split, side
+        self.split, self._side = split, side
 
     def __len__(self) -> int:
         """Number of games of the split."""
-        return SPLITS[self._split]
+        return SPLITS[self.split]
 
     def start(self, item: int) -> TicTacToeGame:
         """Begin game ``item``; the teacher has opened where the student is O.
@@ -94,23 +89,38 @@ class TicTacToe:
         Raises:
             ValueError: ``item`` is outside ``[0, len(self))``.
         """
-        check_item(item, len(self), self._split)
-        side = ("O", "X")[item % 2] if self._side == "both" else self._side
-        rng = np.random.default_rng([tuple(SPLITS).index(self._split), item])
-        return TicTacToeGame(self, X if side == "X" else O, rng)
+        check_item(item, len(self), self.split)
+        rng = np.random.default_rng([tuple(SPLITS).index(self.split), item])
+        return TicTacToeGame(self, self._student(item), rng)
 
-    def reference(self, item: int) -> None:
-        """None: a move is right or wrong only on the board that the moves before it have made."""
-        check_item(item, len(self), self._split)
+    def pay(self, final: Mapping[str, Any]) -> float:
+        """The outcome's reward, and ``shaping`` for each optimal move."""
+        return REWARD[final["outcome"]] + self.shaping * final["optimal_moves"]
 
     def summary(self, finals: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Shares of the outcomes: ``win``, ``draw``, ``loss``, ``illegal``."""
-        outcomes = [final["outcome"] for final in finals]
-        return {outcome: outcomes.count(outcome) / len(outcomes) for outcome in SCORE}
+        return shares([final["outcome"] for final in finals], tuple(SCORE))
 
-    def data_record(self) -> dict[str, Any]:
-        """Games are numbered, not stored: ``data``, ``split``, ``items``."""
-        return {"data": "generated", "split": self._split, "items": len(self)}
+    def board(self, final: Mapping[str, Any]) -> Board:
+        """The board after ``moves``; X opens, so that marks take turns."""
+        moves, own = [int(digit) - 1 for digit in final["moves"]], self._student(final["item"]) - 1
+        cells = [""] * 9
+        for ply, cell in enumerate(moves):
+            cells[cell] = "XO"[ply % 2]
+        turns = [ply for ply in range(len(moves)) if ply % 2 == own]
+        begun = len(moves) if final["outcome"] == "illegal" or not turns else turns[-1]
+        return Board(
+            columns=3,
+            cells=tuple(cells),
+            own=tuple(moves[own::2]),
+            recent=tuple(moves[begun:]),
+            text=", ".join(f"{'XO'[ply % 2]} {cell + 1}" for ply, cell in enumerate(moves)),
+            caption=final["outcome"],
+        )
+
+    def _student(self, item: int) -> int:
+        side = "OX"[item % 2] if self._side == "both" else self._side
+        return X if side == "X" else O
 
 
 class TicTacToeGame:
@@ -209,11 +219,6 @@ def _parse(utterance: str) -> int:
     """The cell (0 to 8) of the first digit 1-9, or -1."""
     digit = _DIGIT.search(utterance)
     return int(digit.group()) - 1 if digit else -1
-
-
-def _check_choice(name: str, choice: str, allowed: tuple[str, ...]) -> None:
-    if choice not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {choice!r}")
 
 
 def _check_numbers(epsilon: float, shaping: float, max_new_tokens: int) -> None:

@@ -1,0 +1,1 @@
+"""Short programs, made to be copied."""
