@@ -16,7 +16,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from agents.report.figures import DARK, LIGHT, Draw, Theme, draw_svg
+from agents.report.figures import draw_svg
+from agents.report.plots import DARK, LIGHT, Draw, Theme
 
 SCRIPTS = ("page.js", "episodes.js", "points.js", "features.js", "start.js")
 COMPRESSED_FROM = 4_000

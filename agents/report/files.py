@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from agents.compare.results import Evaluation, Layers, Sweep
 from agents.inside.controller_report import ControllerResult
 from agents.runs.folder import RunFolder, read_json
 from steer_env.evaluation.token_log import COLUMNS, interventions_of
@@ -41,13 +42,13 @@ class RunFiles:
     run: RunFolder
     path: Path
     metrics: Sequence[Mapping[str, Any]]
-    result: Mapping[str, Any] | None
+    result: Evaluation | None
     tokens: pd.DataFrame | None
     points: Mapping[str, Any] | None
     critic: Mapping[str, Any] | None
     features: Mapping[str, Any] | None
-    sweep: Mapping[str, Any] | None
-    layers: Mapping[str, Any] | None
+    sweep: Sweep | None
+    layers: Layers | None
     controller: ControllerResult | None
 
     @classmethod
@@ -58,15 +59,17 @@ class RunFiles:
             FileNotFoundError: There is no such run, no such sweep or no such comparison.
         """
         run, path = RunFolder.open(folder), folder / evaluation
-        result, points, critic, features = (
-            read_json(file) if file.is_file() else None
-            for file in (_beside(path, name) for name in ("evaluation", *ANALYSES))
+        result = Evaluation.read(path) if path.is_file() else None
+        points, critic, features = (
+            read_json(file) if file.is_file() else None for file in (_beside(path, name) for name in ANALYSES)
         )
         log = interventions_of(path)
         tokens = _tokens(log) if log.is_file() else None
         metrics = list(run.rows("metrics"))
-        beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
-        swept, compared = (None if file is None else read_json(file) for file in (sweep, layers or next(beside, None)))
+        around = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
+        layers = layers or next(around, None)
+        swept = None if sweep is None else Sweep.read(sweep)
+        compared = None if layers is None else Layers.read(layers)
         inside = folder / "controller.json"
         controller = ControllerResult.read(inside) if inside.is_file() else None
         return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared, controller)

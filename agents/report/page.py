@@ -10,8 +10,9 @@ from pathlib import Path
 from agents.compare.layers_table import layer_kinds, layer_scores
 from agents.inside.controller_report import controller_plot
 from agents.report.document import document, picture
-from agents.report.figures import Draw, calibration, critic_courses, draw_png, learning_curve, scores, variants
+from agents.report.figures import calibration, critic_courses, draw_png, learning_curve, scores, variants
 from agents.report.files import ANALYSES, RunFiles
+from agents.report.plots import Draw
 from agents.report.points import point_blocks
 from agents.report.summary import facts, sections
 from agents.report.tokens import token_blocks

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from agents.compare.evaluation_table import train_and_test
 from agents.compare.layers_table import COLUMNS, cells
+from agents.compare.results import Evaluation, Layers
 from agents.inside.controller_report import as_html
 from agents.report.files import RunFiles
 from steer_env.evaluation.controls import CONTROLS
@@ -66,23 +66,23 @@ def _worth(files: RunFiles) -> str:
     result = files.result
     if result is None:
         return _needs(files, "evaluation")
-    of = "a benchmark's items" if result["benchmark"] else "not a benchmark: an embedded or replaced model"
+    of = "a benchmark's items" if result.benchmark else "not a benchmark: an embedded or replaced model"
     return (
-        f"<p>{result['episodes']} items of split {escape(result['split'])} in every arm ({of}). "
-        f"{escape(train_and_test(dict(result)))}.</p>{_arms(result)}"
+        f"<p>{result.episodes} items of split {escape(result.split)} in every arm ({of}). "
+        f"{escape(result.train_and_test())}.</p>{_arms(result)}"
         '<p class="note">Corrected and broken: items wrong unsteered and right in the arm, and the reverse. '
-        f"Language model unchanged: <code>{escape(result['weights_sha256_after'][:16])}</code></p>"
+        f"Language model unchanged: <code>{escape(result.weights_sha256_after[:16])}</code></p>"
     )
 
 
-def _arms(result: Mapping[str, Any]) -> str:
+def _arms(result: Evaluation) -> str:
     rows = []
-    for name, arm in result["arms"].items():
-        low, high = arm["ci95"]
-        test = result["tests"].get(f"trained_vs_{name}")
-        p_value = f"{test['p_holm']:.2g}" if test else ""
-        counts = (arm["corrected"], arm["broken"], p_value)
-        rows.append((_words(name), f"{arm['score']:.3f}", f"{low:.3f} to {high:.3f}", *map(str, counts)))
+    for name, arm in result.arms.items():
+        low, high = arm.ci95
+        test = result.tests.get(f"trained_vs_{name}")
+        p_value = f"{test.p_holm:.2g}" if test else ""
+        counts = (f"{arm.corrected:g}", f"{arm.broken:g}", p_value)
+        rows.append((_words(name), f"{arm.score:.3f}", f"{low:.3f} to {high:.3f}", *counts))
     return _table(("arm", "score", "95 % interval", "corrected", "broken", "p against trained"), rows, "arms")
 
 
@@ -98,7 +98,7 @@ def _chosen(files: RunFiles) -> str:
         top = "; ".join(_share(int(f), labels[f], n / len(tokens)) for f, n in used[:MOST_USED].items())
         idle = 1 - len(steered) / len(tokens)
         rows.append((_words(str(arm)), _chooser(str(arm)), str(len(used)), f"{idle:.0%}", top))
-    order = [_words(name) for name in (files.result or {"arms": ()})["arms"]]
+    order = [_words(name) for name in (files.result.arms if files.result else ())]
     rows.sort(key=lambda row: order.index(row[0]) if row[0] in order else len(order))
     return _table(("arm", "chooses", "features", "left alone", "most used"), rows, "chosen")
 
@@ -113,9 +113,9 @@ def _share(feature: int, label: object, share: float) -> str:
     return str(feature) + ("" if pd.isna(label) else f" “{label}”") + f" {share:.0%}"
 
 
-def _layers(compared: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    text = f"<p>{escape(compared['env'])}, the same protocol at each layer. In brackets: of the whole dictionary.</p>"
-    table = _table(COLUMNS, [cells(row) for row in compared["layers"]], "layers")
+def _layers(compared: Layers, pictures: Mapping[str, str]) -> str:
+    text = f"<p>{escape(compared.env)}, the same protocol at each layer. In brackets: of the whole dictionary.</p>"
+    table = _table(COLUMNS, [cells(row) for row in compared.layers], "layers")
     return _section("Layers", text + table, pictures.get("layers", ""), pictures.get("layer_kinds", ""))
 
 
