@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from agents.inside.probes_data import OBSERVATION
-from agents.report.figures import Theme
+from agents.report.plots import Theme
 from agents.report.markdown import markdown_table
 
 _LEVEL = 0.05
