@@ -27,14 +27,22 @@ from agents.analysis.results import (
     MeanOverEpisodes,
     RandomAlternatives,
 )
-from agents.policies import ranked_policy
+from agents.policies import policy_of
 from agents.runs.loading import load_trained, make_envs
 from agents.runs.replay import differences, tolerated
 from agents.runs.steering import require_same_steering
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.alternatives import NEXT_BEST, NO_OP, RANDOM_ARMS, Alternatives
 from steer_env.evaluation.controls import pushes, score_pushes
-from steer_env.evaluation.counterfactuals import Branch, Courses, Ranked, play_branches, play_courses, play_without, spread
+from steer_env.evaluation.counterfactuals import (
+    Branch,
+    Courses,
+    Ranked,
+    play_branches,
+    play_courses,
+    play_without,
+    spread,
+)
 from steer_env.evaluation.play import Array
 from steer_env.evaluation.statistics import bootstrap_mean
 
@@ -129,9 +137,7 @@ def play_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> Causal:
         RuntimeError: The model, the steering or the episodes are not those of the evaluation.
     """
     result = evaluated.result
-    envs = make_envs(
-        evaluated.run.config, result.split, effort.num_envs, temperature=result.temperature, compare=False
-    )
+    envs = make_envs(evaluated.run.config, result.split, effort.num_envs, temperature=result.temperature, compare=False)
     require_same_steering(evaluated.run.config, envs, evaluated.run.path)
     model, mask = load_trained(evaluated.run, envs)
     ranked = policy_of(model, mask).rank

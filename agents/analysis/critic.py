@@ -94,9 +94,7 @@ def returns_to_go(rows: pd.DataFrame, gamma: float) -> np.ndarray:
     return found
 
 
-def failure_record(
-    episodes: pd.DataFrame, tokens: pd.DataFrame | None, searches: Mapping[str, Search]
-) -> Failures:
+def failure_record(episodes: pd.DataFrame, tokens: pd.DataFrame | None, searches: Mapping[str, Search]) -> Failures:
     """Divide the wrong episodes into bad choices of the policy, misjudgements of the critic, both and neither.
 
     Args:
@@ -166,9 +164,7 @@ def _calibration(tokens: pd.DataFrame) -> Calibration:
 
 
 def _bin(value: np.ndarray, target: np.ndarray) -> CalibrationBin:
-    return CalibrationBin(
-        float(value.min()), float(value.max()), len(value), float(value.mean()), float(target.mean())
-    )
+    return CalibrationBin(float(value.min()), float(value.max()), len(value), float(value.mean()), float(target.mean()))
 
 
 def _separation(tokens: pd.DataFrame, place: int) -> dict[str, float | None]:

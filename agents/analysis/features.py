@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -21,6 +20,7 @@ from agents.analysis.feature_meanings import Meanings, examples
 from agents.analysis.results import Diversity, Features, Impact, RankAgreement, SingleFeatures, UsedFeature
 from steer_env.evaluation.statistics import bootstrap_mean, mcnemar
 from steer_env.lm.presets import find_preset
+from steer_env.registration import task_of
 
 RELIED_ON = 0.05
 Removals = Mapping[str, Mapping[int, Mapping[int, float]]]

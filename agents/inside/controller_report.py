@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from agents.inside.probes_data import OBSERVATION
-from agents.report.plots import Theme
 from agents.report.markdown import markdown_table
+from agents.report.plots import Theme
 
 _LEVEL = 0.05
 

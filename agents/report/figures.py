@@ -15,7 +15,6 @@ from agents.analysis.results import Critic
 from agents.compare.results import Evaluation, Sweep
 from agents.report.plots import LIGHT, Draw, Score, Theme, intervals, settings
 
-
 GROUPS = {"correct": "grey", "corrected": "green", "misguided": "red", "incorrect": "ink"}
 LINES = {"correct": ":", "corrected": "-", "misguided": "--", "incorrect": "-."}
 
@@ -42,6 +41,7 @@ def learning_curve(axes: Axes, theme: Theme, rows: Sequence[Mapping[str, Any]], 
     steps, values = [row["num_timesteps"] for row in scored], [row["score"] for row in scored]
     axes.plot(steps, values, color=theme.blue, label="training, sampled")
     axes.set(xlabel="tokens of training", ylabel="score", ylim=(-0.02, 1.02))
+    axes.xaxis.set_major_formatter(lambda tokens, place: f"{tokens / 1000:g}k" if tokens else "0")
     arms = {} if result is None else result.arms
     for arm, style in (("trained", "-"), ("best_fixed", "--"), ("unsteered", ":")):
         if arm in arms:

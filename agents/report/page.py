@@ -21,8 +21,8 @@ from typing import Any
 
 from agents.compare.layers_table import layer_kinds, layer_scores
 from agents.inside.controller_report import controller_plot
-from agents.report.figures import calibration, critic_values, draw_png, draw_svg, learning_curve, scores, variants
 from agents.report.data import point_blocks, token_blocks
+from agents.report.figures import calibration, critic_values, draw_png, draw_svg, learning_curve, scores, variants
 from agents.report.files import ANALYSES, RunFiles
 from agents.report.plots import DARK, LIGHT, Draw, Theme
 from agents.report.summary import facts, sections
