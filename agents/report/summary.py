@@ -167,7 +167,7 @@ def _calibrated(critic: Critic) -> str:
 
 def _failures(failures: Failures) -> str:
     kinds = ("searched", "policy", "critic", "both", "neither")
-    head = ("search over", "episodes", "a better choice exists", "critic expected success", "both", "neither")
+    head = ("search over", "episodes", "policy", "critic", "both", "neither")
     rows = [(_words(name), *(_count(getattr(row, kind)) for kind in kinds)) for name, row in failures.searches.items()]
     meaning = "; ".join(f"{name}: {text}" for name, text in failures.definitions.items())
     table = _table(head, rows, "failures")
