@@ -1,36 +1,51 @@
-# `make demo` and `make test` work on a fresh machine with Python >= 3.10: they make .venv themselves.
+# `make demo` and `make test` work on a fresh machine with Python >= 3.11: they make .venv themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-slow test-all faults lint check format clean
 
-demo: $(STAMP)
+demo: $(BASE)
 	bash experiments/runs/demo.sh
 
-test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+test: $(DEV)
+	$(PYTEST) -m "not slow"
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest
+test-slow: $(DEV)
+	$(PYTEST) -m slow
 
-check: $(STAMP)
+# Plant known faults in copies of the code: the test that is named for each must fail.
+faults: $(DEV)
+	$(BIN)/python -m tests.faults
+
+lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow"
 
-format: $(STAMP)
+check: lint test
+
+test-all: test test-slow faults
+
+format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(STAMP): pyproject.toml constraints.txt
+# The base install is what users have; what the tests and linters need comes on top.
+$(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(DEV): $(BASE)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $(STAMP)
+	touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

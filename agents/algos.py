@@ -241,7 +241,6 @@ def table() -> list[dict[str, str]]:
     return [
         {
             "algorithm": name,
-            "class": row.path,
             "actions": " or ".join(kind for kind in ("discrete", "box") if kind in row.actions),
             "mask": _yes(row.no_mask),
             "tied head": _yes(row.no_tied_head),

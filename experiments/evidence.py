@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agents.compare.results import Evidence, publish
 from agents.runs.config import Trainings
-from agents.runs.folder import refuse_existing
+from agents.runs.folder import provenance, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def main(cfg: EvidenceConfig) -> Evidence:
     from agents.compare.arms import against_trained, arm_results, item_oracle, play_arms, read_off
     from agents.compare.evaluate import require_same_weights
     from agents.finetune import LoRA
-    from agents.runs.loading import model_sha256, provenance
+    from agents.runs.loading import model_sha256
 
     torch.set_num_threads(1)
     start, points = time.perf_counter(), library.read_grid(cfg.grid)

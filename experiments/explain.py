@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.runs.folder import refuse_existing, to_json, write_json
+from agents.runs.folder import provenance, refuse_existing, to_json, write_json
 from steer_env.lazy import torch
 from steer_env.lm.loading import (
     load_language_model,
@@ -121,8 +121,6 @@ def main(cfg: ExplainConfig) -> dict[str, Any]:
         SteeringError: Model, SAE or prompt cannot be used.
         ValueError: A number is out of its range.
     """
-    from agents.runs.loading import provenance  # with all of SB3: not for a help text
-
     torch.set_num_threads(cfg.threads)
     out = cfg.out or Path("runs") / f"explain-{Path(cfg.model).name}-{Path(cfg.sae).name}"
     refuse_existing(out)

@@ -16,9 +16,8 @@ from typing import Any
 
 from agents.compare.results import Layers, publish
 from agents.runs.config import Trainings
-from agents.runs.folder import refuse_existing
-from steer_env.lm import sae_training
-from steer_env.lm.sae_training import SAEConfig
+from agents.runs.folder import provenance, refuse_existing
+from steer_env.lm.sae_config import SAEConfig, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class LayersConfig(Trainings):
             raise ValueError(f"layers must be different blocks, at least one, got {self.layers}")
         if self.saes and self.layers is not None:
             given_saes(self.saes, self.layers)
-        sae_training.check(self.sae)
+        check(self.sae)
 
     def record(self) -> dict[str, Any]:
         """All settings that do not depend on this machine."""
@@ -80,7 +79,7 @@ def main(cfg: LayersConfig) -> Layers:
     from agents.compare import layers as library
     from agents.compare.evaluate import require_same_weights
     from agents.compare.layers_table import draw, markdown
-    from agents.runs.loading import model_sha256, provenance
+    from agents.runs.loading import model_sha256
     from steer_env.envs.base import unwrap
 
     torch.set_num_threads(1)

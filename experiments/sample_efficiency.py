@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agents.compare.results import SampleEfficiency, publish
 from agents.runs.config import Trainings
-from agents.runs.folder import refuse_existing
+from agents.runs.folder import provenance, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,6 @@ def main(cfg: SampleEfficiencyConfig) -> SampleEfficiency:
 
     from agents.compare import samples as library
     from agents.finetune import LoRA
-    from agents.runs.loading import provenance
 
     torch.set_num_threads(1)
     start, sizes = time.perf_counter(), library.checked_sizes(cfg, cfg.sizes)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agents.compare.results import Sweep, publish
 from agents.runs.config import Trainings
-from agents.runs.folder import refuse_existing
+from agents.runs.folder import provenance, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,6 @@ def main(cfg: SweepConfig) -> Sweep:
 
     from agents.compare import sweep as library
     from agents.compare.evidence import bench_of
-    from agents.runs.loading import provenance
     from agents.runs.trainings import screened, train_all
 
     torch.set_num_threads(1)

@@ -82,7 +82,7 @@ def with_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> Analyses:
     """What the logs say, and what other choices would have done."""
     causal = play_counterfactuals(evaluated, effort)
     choices = unwrap(causal.envs).features.tolist()
-    meanings = replace(model_meanings(causal.envs, causal.courses.items), kinds=_kinds(evaluated, causal))
+    meanings = replace(model_meanings(causal.envs, causal.trajectories.items), kinds=_kinds(evaluated, causal))
     conditions = planted_conditions(evaluated.run.config)
     effects = Effects(choices, causal.removals, causal.alone)
     return Analyses(
@@ -97,7 +97,7 @@ def _kinds(evaluated: EvaluatedRun, causal: Causal) -> dict[int, dict[str, Any]]
     used = {int(feature) for feature in evaluated.steered["feature"].unique() if feature >= 0}
     used |= {feature for table in causal.removals.values() for feature in table}
     # The evaluation drew its items at random, so that the first ones are a sample.
-    texts = read_texts(causal.envs, causal.courses.items[:TEXTS], evaluated.result.seed)
+    texts = read_texts(causal.envs, causal.trajectories.items[:TEXTS], evaluated.result.seed)
     return feature_kinds(causal.envs, texts, sorted(used))
 
 

@@ -32,14 +32,17 @@ from agents.runs.loading import load_trained, make_envs
 from agents.runs.replay import differences, tolerated
 from agents.runs.steering import require_same_steering
 from steer_env.envs.base import unwrap
-from steer_env.evaluation.alternatives import NEXT_BEST, NO_OP, RANDOM_ARMS, Alternatives
 from steer_env.evaluation.controls import pushes, score_pushes
 from steer_env.evaluation.counterfactuals import (
+    NEXT_BEST,
+    NO_OP,
+    RANDOM_ARMS,
+    Alternatives,
     Branch,
-    Courses,
     Ranked,
+    Trajectories,
     play_branches,
-    play_courses,
+    play_trajectories,
     play_without,
     spread,
 )
@@ -94,9 +97,11 @@ class Counterfactual:
         return bool(self.final["score"] > RIGHT)
 
 
-def judged(courses: Courses, branches: Sequence[Branch], finals: Sequence[Mapping[str, Any]]) -> list[Counterfactual]:
+def judged(
+    trajectories: Trajectories, branches: Sequence[Branch], finals: Sequence[Mapping[str, Any]]
+) -> list[Counterfactual]:
     """Put branches beside the episodes that they leave."""
-    right = courses.played.scores > RIGHT
+    right = trajectories.played.scores > RIGHT
     return [
         Counterfactual(branch, final, bool((final["score"] > RIGHT) != right[branch.place]))
         for branch, final in zip(branches, finals, strict=True)
@@ -109,7 +114,7 @@ class Causal:
 
     Attributes:
         envs: Environments like those of the evaluation.
-        courses: The evaluation's episodes, played again.
+        trajectories: The evaluation's episodes, played again.
         found: Their branches.
         removals: Scores without a feature: ``removals[instead][feature][episode]``.
         searches: Wrong episodes, and those that another choice makes right: ``one_token`` among the branches,
@@ -120,7 +125,7 @@ class Causal:
     """
 
     envs: Envs
-    courses: Courses
+    trajectories: Trajectories
     found: list[Counterfactual] = field(default_factory=list)
     removals: dict[str, dict[int, dict[int, float]]] = field(default_factory=dict)
     searches: dict[str, Search] = field(default_factory=dict)
@@ -144,25 +149,25 @@ def play_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> Causal:
     cost: dict[str, dict[str, float]] = {}
     items = evaluated.episodes["item"].tolist()
     with _counted(envs, cost, "factual", len(items)):
-        courses = play_courses(envs, ranked, items, result.seed, effort.alternatives)
-    causal = Causal(envs, courses, cost=cost, not_reproduced=_not_reproduced(evaluated, courses, envs))
-    branches = spread(courses.branches, [len(own) for own in courses.actions], effort.tokens)
+        trajectories = play_trajectories(envs, ranked, items, result.seed, effort.alternatives)
+    causal = Causal(envs, trajectories, cost=cost, not_reproduced=_not_reproduced(evaluated, trajectories, envs))
+    branches = spread(trajectories.branches, [len(own) for own in trajectories.actions], effort.tokens)
     with _counted(envs, cost, "branches", len({branch.key for branch in branches})):
-        causal.found = judged(courses, branches, play_branches(envs, ranked, courses, branches))
+        causal.found = judged(trajectories, branches, play_branches(envs, ranked, trajectories, branches))
     cost["branches"] |= _tokens(causal.found)
     _play_removals(causal, ranked)
     _search(causal, effort)
     return causal
 
 
-def _not_reproduced(evaluated: EvaluatedRun, courses: Courses, envs: Envs) -> list[str]:
+def _not_reproduced(evaluated: EvaluatedRun, trajectories: Trajectories, envs: Envs) -> list[str]:
     """Episodes that differ from the log; rounding in batches of another size may change a few.
 
     Raises:
         RuntimeError: More do than :func:`agents.runs.replay.tolerated` says.
     """
     logged = [rows for _, rows in evaluated.steered.groupby("episode")]
-    found, compared = differences(logged, courses.played, _LOGGED)
+    found, compared = differences(logged, trajectories.played, _LOGGED)
     if len(found) > tolerated(compared, envs):
         raise RuntimeError(
             f"{len(found)} of {len(logged)} episodes of {evaluated.path} differ when played again, first {found[0]}: "
@@ -180,19 +185,21 @@ def _tokens(found: Sequence[Counterfactual]) -> dict[str, float]:
 
 def _play_removals(causal: Causal, ranked: Ranked) -> None:
     """Every episode again without each of the features it used."""
-    features, courses = unwrap(causal.envs).features, causal.courses
+    features, trajectories = unwrap(causal.envs).features, causal.trajectories
     box = isinstance(causal.envs.single_action_space, spaces.Box)
     pairs = [
         (place, number)
-        for place, actions in enumerate(courses.actions)
+        for place, actions in enumerate(trajectories.actions)
         for number in (np.flatnonzero(actions.any(axis=0)) if box else np.unique(actions)).tolist()
         if number < len(features)
     ]
-    items, removed = [courses.items[place] for place, _ in pairs], [number for _, number in pairs]
+    items, removed = [trajectories.items[place] for place, _ in pairs], [number for _, number in pairs]
     for instead in (NO_OP,) if box else (NEXT_BEST, NO_OP):
         table: dict[int, dict[int, float]] = {}
         with _counted(causal.envs, causal.cost, f"removals_{instead}", len(pairs)):
-            played = play_without(causal.envs, ranked, items, removed, instead, courses.seed).episodes if pairs else []
+            played = (
+                play_without(causal.envs, ranked, items, removed, instead, trajectories.seed).episodes if pairs else []
+            )
         for (place, number), final in zip(pairs, played, strict=True):
             table.setdefault(int(features[number]), {})[place] = float(final["score"])
         causal.removals[instead] = table
@@ -203,7 +210,7 @@ def _search(causal: Causal, effort: Effort) -> None:
 
     Half of the plays go to the first episodes, the other to more of the wrong ones.
     """
-    scores = causal.courses.played.scores
+    scores = causal.trajectories.played.scores
     tried = {each.branch.place for each in causal.found}
     mended = {each.branch.place for each in causal.found if each.flips and each.right}
     searched = sorted(place for place in tried if scores[place] <= RIGHT)
@@ -217,8 +224,8 @@ def _search(causal: Causal, effort: Effort) -> None:
     best = np.zeros((width, 0))
     with _counted(causal.envs, causal.cost, "search", len(places) * len(candidates)):
         if places:
-            items = [causal.courses.items[place] for place in places]
-            table = score_pushes(causal.envs, candidates, items, causal.courses.seed)
+            items = [causal.trajectories.items[place] for place in places]
+            table = score_pushes(causal.envs, candidates, items, causal.trajectories.seed)
             # A strength has two pushes, up and down.
             best = table.reshape(-1, width, len(places)).max(axis=0)
     causal.alone = best[:, : len(first)]
@@ -258,7 +265,7 @@ def branch_point_record(evaluated: EvaluatedRun, causal: Causal, effort: Effort,
     for each in causal.found:
         by_token[each.branch.place, each.branch.step].append(each)
     deciding = {token: tried for token, tried in by_token.items() if any(each.flips for each in tried)}
-    rows = causal.courses.played.tokens
+    rows = causal.trajectories.played.tokens
     row_of = {(int(rows["episode"][i]), int(rows["step"][i])): i for i in range(len(rows["step"]))}
     points = []
     for episode, step in sorted(deciding):
@@ -271,7 +278,7 @@ def branch_point_record(evaluated: EvaluatedRun, causal: Causal, effort: Effort,
         settings={**asdict(effort.alternatives), "tokens": effort.tokens},
         arms=_arms(by_token),
         random=_random(causal, effort.alternatives.seed),
-        episodes=_episodes(causal.courses, by_token, deciding),
+        episodes=_episodes(causal.trajectories, by_token, deciding),
         branch_points=points,
         cost={**causal.cost, "all": _total(list(causal.cost.values()))},
         not_reproduced=causal.not_reproduced,
@@ -296,7 +303,7 @@ def _arms(by_token: Mapping[tuple[int, int], list[Counterfactual]]) -> dict[str,
 def _random(causal: Causal, seed: int) -> RandomAlternatives | None:
     """How often a random alternative flips the score, and what the policy's choices are worth against it."""
     flips, losses = defaultdict(list), defaultdict(list)
-    scores = causal.courses.played.scores
+    scores = causal.trajectories.played.scores
     for each in causal.found:
         if each.branch.arm in RANDOM_ARMS:
             flips[each.branch.place].append(each.flips)
@@ -313,7 +320,7 @@ def _random(causal: Causal, seed: int) -> RandomAlternatives | None:
 
 
 def _episodes(
-    courses: Courses, by_token: Mapping[tuple[int, int], Any], deciding: Mapping[tuple[int, int], Any]
+    trajectories: Trajectories, by_token: Mapping[tuple[int, int], Any], deciding: Mapping[tuple[int, int], Any]
 ) -> list[FactualEpisode]:
     tried, decided = (Counter(place for place, _ in tokens) for tokens in (by_token, deciding))
     return [
@@ -322,12 +329,12 @@ def _episodes(
             item=int(final["item"]),
             score=float(final["score"]),
             completion=final["completion"],
-            tokens=len(courses.actions[place]),
+            tokens=len(trajectories.actions[place]),
             tried=tried[place],
             branch_points=decided[place],
             info=_info(final),
         )
-        for place, final in enumerate(courses.played.episodes)
+        for place, final in enumerate(trajectories.played.episodes)
     ]
 
 

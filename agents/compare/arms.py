@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from agents.compare.results import ArmResult, ItemOracle, Test
 from agents.finetune import LoRA, finetune
-from agents.policies import policy_of
 from agents.runs.folder import RunFolder
-from agents.runs.loading import load_trained, make_envs, trained_mask
+from agents.runs.loading import load_run, make_envs
 from steer_env.envs.base import SteerBase, unwrap
 from steer_env.evaluation import linear_probe
 from steer_env.evaluation.comparison import ComparedArm, compare, mean
@@ -143,8 +142,7 @@ class Bench:
         Raises:
             FileNotFoundError: A training has not finished.
         """
-        envs = [self.envs(seed=seed, compare=self.compare) for seed in range(len(self.runs))]
-        return [policy_of(*load_trained(RunFolder.open(run), own)) for run, own in zip(self.runs, envs, strict=True)]
+        return [load_run(path).policy for path in self.runs]
 
     def dealt_in_train(self, seed: int) -> list[int]:
         """Items of train that anything may learn from with a training seed."""
@@ -172,7 +170,7 @@ def control(name: str) -> Callable[[Bench], Arm]:
     """The arm of a row of CONTROLS, which needs no more than a mask."""
 
     def arm(bench: Bench) -> Arm:
-        mask = trained_mask(RunFolder.open(bench.runs[0]), bench.envs(compare=bench.compare))
+        mask = load_run(bench.runs[0]).mask
         return bench.arm([CONTROLS[name](Setting(seed=bench.seed, mask=mask))])
 
     return arm
@@ -401,6 +399,7 @@ def _result(arm: Arm, compared: ComparedArm, parts: SteerBase) -> ArmResult:
     used = [played.tokens["feature"] for played in arm.played]
     levels = [final["coherence"] for played in arm.played for final in played.episodes if "coherence" in final]
     found = [beside_train(*pair) for pair in zip(arm.played, arm.on_train, strict=True)] if arm.on_train else []
+    on_train: dict[str, Any] = {name: mean([row[name] for row in found]) for name in found[0]} if found else {}
     return ArmResult(
         **vars(compared),
         coherence=float(np.mean(levels)) if levels else None,
@@ -411,5 +410,5 @@ def _result(arm: Arm, compared: ComparedArm, parts: SteerBase) -> ArmResult:
         wall_s=arm.wall_s,
         summary={name: float(np.mean([summary[name] for summary in summaries])) for name in summaries[0]},
         about=arm.about,
-        **({name: mean([row[name] for row in found]) for name in found[0]} if found else {}),
+        **on_train,
     )

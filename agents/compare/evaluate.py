@@ -14,8 +14,8 @@ from rich.table import Table
 
 from agents.compare.arms import Bench, against_trained, arm_results, play_arms
 from agents.compare.results import ArmResult, Evaluation
-from agents.runs.folder import RunFolder
-from agents.runs.loading import model_sha256, provenance
+from agents.runs.folder import RunFolder, provenance
+from agents.runs.loading import model_sha256
 from agents.runs.steering import require_same_steering
 from agents.runs.tracking import Tracker
 from steer_env.envs.base import SteerBase

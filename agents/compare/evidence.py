@@ -10,12 +10,10 @@ from typing import Any
 
 from agents.compare.arms import Bench
 from agents.compare.results import ArmResult, Evidence, TuningPoint
-from agents.policies import policy_of
 from agents.report.markdown import markdown_table
 from agents.report.plots import Score, intervals, save_png
 from agents.runs.config import Trainings
-from agents.runs.folder import RunFolder
-from agents.runs.loading import load_trained, make_envs
+from agents.runs.loading import load_run
 from agents.runs.trainings import screened, train_all
 from steer_env.evaluation.play import evaluate
 
@@ -84,9 +82,8 @@ def bench_of(cfg: Trainings, runs: Sequence[Path], **more: Any) -> Bench:
 
 
 def _validation_score(path: Path, cfg: Trainings) -> float:
-    run = RunFolder.open(path)
-    envs = make_envs(run.config, "validation", cfg.num_envs)
-    return evaluate(envs, policy_of(*load_trained(run, envs)), seed=cfg.seed).score
+    run = load_run(path)
+    return evaluate(run.envs("validation", cfg.num_envs), run.policy, seed=cfg.seed).score
 
 
 def markdown(result: Evidence) -> str:
@@ -159,7 +156,7 @@ def draw(result: Evidence, path: Path) -> None:
     """Scores with their intervals, an arm a line; ticks are seeds."""
     rows = {name: Score(row.score, row.ci95, row.scores) for name, row in result.arms.items()}
     blue = {name for name in rows if name.startswith("trained")}
-    oracle = result.item_oracle and result.item_oracle.score
+    oracle = result.item_oracle.score if result.item_oracle else None
 
     def plot(axes: Any, theme: Any) -> None:
         intervals(axes, theme, rows, blue, oracle)

@@ -32,7 +32,8 @@ from steer_env.evaluation.controls import fixed, search_best_fixed
 from steer_env.evaluation.play import Played, drawn_items, play
 from steer_env.evaluation.statistics import runs_interval
 from steer_env.lm.cards import rounded
-from steer_env.lm.sae_training import SAEConfig, loss_recovered, sae_quality, train_sae
+from steer_env.lm.sae_config import SAEConfig
+from steer_env.lm.sae_training import loss_recovered, sae_quality, train_sae
 from steer_env.lm.text_residuals import Place, padded
 
 COMPARED = ("unsteered", "best_fixed", "trained")

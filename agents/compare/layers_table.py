@@ -102,11 +102,10 @@ def layer_scores(axes: Axes, theme: Theme, result: Layers) -> None:
     lines = {
         name: (*look, [_score(row, name, with_seeds=name == "trained") for row in rows]) for name, look in looks.items()
     }
-    for label, marker, size, known in (
-        ("read off by a probe", "x", 7, [row.read_off and row.read_off.accuracy for row in rows]),
-        ("item oracle", "_", 14, [row.item_oracle and row.item_oracle.score for row in rows]),
-    ):
-        if None not in known:
+    told = [row.read_off.accuracy for row in rows if row.read_off]
+    best = [row.item_oracle.score for row in rows if row.item_oracle]
+    for label, marker, size, known in (("read off by a probe", "x", 7, told), ("item oracle", "_", 14, best)):
+        if len(known) == len(rows):
             axes.plot(at, known, marker, color=theme.ink, markersize=size, label=label, clip_on=False)
     bands(axes, theme, at, lines)
     axes.set_xticks(at)

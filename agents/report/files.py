@@ -13,7 +13,8 @@ import pandas as pd
 
 from agents.analysis.results import BranchPoints, Critic, Features
 from agents.compare.results import Evaluation, Layers, Sweep
-from agents.runs.folder import RunFolder, read_json
+from agents.inside.controller_report import ControllerResult
+from agents.runs.folder import RunFolder
 from agents.runs.results import ResultFile
 from steer_env.evaluation.token_log import COLUMNS, interventions_of
 from steer_env.registration import task_of
@@ -51,7 +52,7 @@ class RunFiles:
     features: Features | None
     sweep: Sweep | None
     layers: Layers | None
-    controller: Mapping[str, Any] | None
+    controller: ControllerResult | None
 
     @classmethod
     def read(cls, folder: Path, evaluation: str, sweep: Path | None = None, layers: Path | None = None) -> RunFiles:
@@ -62,7 +63,7 @@ class RunFiles:
             ValueError: A file is of another version (the message says which command makes it anew).
         """
         run, path = RunFolder.open(folder), folder / evaluation
-        log, controller = interventions_of(path), folder / "controller.json"
+        log = interventions_of(path)
         beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
         compared = layers or next(beside, None)
         return cls(
@@ -76,7 +77,7 @@ class RunFiles:
             features=_read(Features, _beside(path, "features")),
             sweep=None if sweep is None else Sweep.read(sweep),
             layers=None if compared is None else Layers.read(compared),
-            controller=read_json(controller) if controller.is_file() else None,
+            controller=_read(ControllerResult, folder / "controller.json"),
         )
 
     @cached_property

@@ -64,7 +64,7 @@ def intervals(
         blue: Names of the rows that matter; the others are grey.
         oracle: Score of the item oracle, a dotted line.
     """
-    for place, (name, row) in enumerate(reversed(rows.items())):
+    for place, (name, row) in enumerate(reversed(list(rows.items()))):
         color = theme.blue if name in blue else theme.grey
         axes.plot(row.ci95, [place, place], color=color, linewidth=2.5, solid_capstyle="round", clip_on=False)
         axes.plot(row.score, place, "o", color=color, markersize=7, clip_on=False)
@@ -76,7 +76,7 @@ def intervals(
     if oracle is not None:
         axes.axvline(oracle, color=theme.ink, linewidth=1, linestyle=":", label="item oracle")
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
-    axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in reversed(list(rows))])
     axes.set_xlim(0, 1)
 
 

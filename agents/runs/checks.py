@@ -25,7 +25,7 @@ from agents.algos import ALGOS
 from agents.compare.results import Evaluation
 from agents.policies import policy_of
 from agents.runs.folder import RunFolder
-from agents.runs.loading import fresh_agent, load_trained, make_envs, make_run_mask, model_sha256, trained_mask
+from agents.runs.loading import Run, fresh_agent, load_trained, make_envs, make_run_mask, model_sha256
 from agents.runs.replay import (
     APPLIED,
     SAID,
@@ -130,7 +130,7 @@ class Subject:
 
     def update(self, policy: Path) -> Trial:
         """A roll-out and an update of the agent in ``policy``, with the mask as training left it."""
-        mask = trained_mask(self.run, self.envs)
+        mask = Run(self.run).mask
         if mask is not None:
             mask.frozen = True
         steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
@@ -140,7 +140,7 @@ class Subject:
         """The agent as training began with it."""
         # As many lanes as in training, on which some defaults depend.
         envs = make_envs(self.config, "train", self.config["num_envs"])
-        return fresh_agent(self.config, envs, SB3VecEnv(envs, make_run_mask(self.config, envs)))
+        return fresh_agent(self.config, envs, SB3VecEnv(envs, make_run_mask(self.config, envs.single_action_space)))
 
     @cached_property
     def evaluations(self) -> dict[Path, Evaluation]:

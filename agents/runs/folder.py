@@ -4,10 +4,12 @@ A resumed run cuts its logs back to the newest checkpoint, so that no row is los
 were half played at the checkpoint are not in it: every lane starts a new one.
 """
 
+import importlib.metadata
 import json
 import math
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 LOGS = ("metrics", "episodes")
 KEPT_CHECKPOINTS = 2
+PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
 
 
 class JsonLines:
@@ -167,6 +170,26 @@ def refuse_existing(path: Path) -> None:
         raise FileExistsError(
             f"run folder {path} exists and is never overwritten: give another --name, or --resume to go on with it"
         )
+
+
+def provenance() -> dict[str, Any]:
+    """``git_commit`` of this code (None outside a repository) and package ``versions``, for records."""
+    return {"git_commit": _git_commit(), "versions": {name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    if shutil.which("git") is None:
+        return None
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
 
 
 def read_json(path: Path) -> dict[str, Any]:

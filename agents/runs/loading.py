@@ -1,9 +1,9 @@
-"""From a run's settings to its environments, agent and record of origin: what train and evaluate share."""
+"""A run read from its folder, and how its settings become environments, an agent and a mask."""
 
-import importlib.metadata
-import shutil
-import subprocess
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,110 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo
+from agents.compare.results import Evaluation
+from agents.policies import AgentPolicy, policy_of
 from agents.runs.folder import RunFolder
+from agents.runs.steering import require_same_steering
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import MASKS, ActionMask, make_mask
-from steer_env.evaluation.play import drawn_items as drawn_items
+from steer_env.evaluation.play import Played, evaluate
 from steer_env.lm.loading import weights_sha256
 
-PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
+
+def load_run(path: str | Path) -> Run:
+    """Read a training run.
+
+    Args:
+        path: Its folder, such as ``runs/first``.
+
+    Raises:
+        FileNotFoundError: There is no run.
+    """
+    return Run(RunFolder.open(Path(path)))
+
+
+class Run:
+    """A training run, read when asked: :func:`load_run` and :func:`agents.train` make it.
+
+    Args:
+        folder: Its folder.
+
+    Attributes:
+        folder: Its folder, with the logs: ``run.folder.rows("episodes")``.
+        path: Where the folder is.
+        config: What ``config.json`` holds: all settings, and hashes of the language model and of the steering.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder, self.path, self.config = folder, folder.path, folder.config
+
+    def __repr__(self) -> str:
+        made = ", ".join(f"{name}={self.config[name]!r}" for name in ("env", "algo", "total_timesteps", "seed"))
+        return f"<Run {self.path}: {made}>"
+
+    def envs(self, split: str = "test", num_envs: int = 64, **overrides: Any) -> VectorEnv[Any, Any, Any]:
+        """Environments as those of the training.
+
+        Args:
+            split: Split of the items: ``"train"``, ``"validation"`` or ``"test"``.
+            num_envs: Lanes in one forward pass.
+            overrides: Arguments of ``gym.make_vec`` in place of the training's, such as ``temperature=1.0``.
+        """
+        return make_envs(self.config, split, num_envs, **overrides)
+
+    @cached_property
+    def model(self) -> BaseAlgorithm:
+        """The trained agent, of Stable-Baselines3.
+
+        Raises:
+            FileNotFoundError: Training has not finished.
+            RuntimeError: The agent does not hold the parameters of the file.
+        """
+        path = self.path / "policy.zip"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: training has not finished (steer train --resume)")
+        model = ALGOS[self.config["algo"]].cls.load(path, device="cpu")
+        _require_saved_parameters(model, path)
+        return model
+
+    @cached_property
+    def mask(self) -> ActionMask | None:
+        """The mask as training left it; None where all features were legal."""
+        mask = make_run_mask(self.config, self.model.action_space)
+        if mask is not None:
+            load_mask(mask, self.path)
+        return mask
+
+    @cached_property
+    def policy(self) -> AgentPolicy:
+        """The trained agent as :func:`steer_env.evaluate` plays it: greedy, its mask frozen."""
+        return policy_of(self.model, self.mask)
+
+    def play(self, items: Sequence[int] | int | None = None, split: str = "test", seed: int = 0) -> Played:
+        """Play the trained agent on exact items, each once.
+
+        Args:
+            items: Items of the split; a number draws so many, None takes all.
+            split: Split of the items.
+            seed: Seed of sampled decoding, and of the choice of items where only their number is given.
+
+        Raises:
+            RuntimeError: The language model or what actions mean is not as in training.
+            ValueError: There are no items, or fewer than are asked for.
+        """
+        envs = self.envs(split)
+        require_same_steering(self.config, envs, self.path)
+        return evaluate(envs, self.policy, items, seed)
+
+    def evaluation(self) -> Evaluation:
+        """What ``steer evaluate`` found: every arm with its intervals and tests.
+
+        Raises:
+            FileNotFoundError: The run is not evaluated yet.
+            ValueError: The file was written by another version.
+        """
+        return Evaluation.read(self.path / "evaluation.json")
 
 
 def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides: Any) -> VectorEnv[Any, Any, Any]:
@@ -44,15 +140,18 @@ def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides:
     return gym.make_vec(config["env"], num_envs=num_envs, split=split, **kwargs)
 
 
-def make_run_mask(config: Mapping[str, Any], envs: VectorEnv[Any, Any, Any]) -> ActionMask | None:
-    """The run's mask, or None.
+def make_run_mask(config: Mapping[str, Any], space: gym.Space[Any]) -> ActionMask | None:
+    """The run's mask before training, or None.
+
+    Args:
+        config: The run's ``config.json``.
+        space: The action space of one lane.
 
     Raises:
         ValueError: Actions are strengths, which have no mask.
     """
     if config["mask"] == "off":
         return None
-    space = envs.single_action_space
     if not isinstance(space, gym.spaces.Discrete):
         raise ValueError(f"an action mask needs Discrete actions, got {space}; use --mask off")
     return make_mask(config["mask"], int(space.n), config["seed"], **config["mask_kwargs"])
@@ -63,11 +162,6 @@ def model_sha256(envs: Any) -> str:
     return weights_sha256(unwrap(envs).lm)
 
 
-def is_benchmark(envs: Any) -> bool:
-    """Whether the scores may carry the benchmark's name: the preset's own model and SAE on the hub's items."""
-    return unwrap(envs).benchmark
-
-
 def fresh_agent(config: Mapping[str, Any], envs: Any, vec_env: SB3VecEnv) -> BaseAlgorithm:
     """The agent as training starts with it: the same settings make the same one."""
     directions = unwrap(envs).directions.cpu().numpy() if config["head"] == "tied" else None
@@ -76,26 +170,9 @@ def fresh_agent(config: Mapping[str, Any], envs: Any, vec_env: SB3VecEnv) -> Bas
 
 
 def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAlgorithm, ActionMask | None]:
-    """The agent in ``policy.zip``, of the class in ``config.json``, and its mask as training left it.
-
-    Raises:
-        FileNotFoundError: Training has not finished.
-        RuntimeError: The agent does not hold the parameters of the file.
-    """
-    path = run.path / "policy.zip"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: training has not finished (steer train --resume)")
-    model = ALGOS[run.config["algo"]].cls.load(path, device="cpu")
-    _require_saved_parameters(model, path)
-    return model, trained_mask(run, envs)
-
-
-def trained_mask(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> ActionMask | None:
-    """The run's mask as training left it, or None."""
-    mask = make_run_mask(run.config, envs)
-    if mask is not None:
-        load_mask(mask, run.path)
-    return mask
+    """:attr:`Run.model` and :attr:`Run.mask` of a run that plays in ``envs``."""
+    trained = Run(run)
+    return trained.model, trained.mask
 
 
 def save_mask(mask: ActionMask, folder: Path) -> None:
@@ -108,26 +185,6 @@ def load_mask(mask: ActionMask, folder: Path) -> None:
     """Put the state of ``mask.npz`` into a mask of the same kind."""
     with np.load(folder / "mask.npz") as state:
         mask.load_state_dict({name: state[name] for name in state.files})
-
-
-def provenance() -> dict[str, Any]:
-    """``git_commit`` (None outside a repository) and package ``versions``."""
-    return {"git_commit": _git_commit(), "versions": {name: _version(name) for name in PACKAGES}}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    if shutil.which("git") is None:
-        return None
-    here = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 def _require_saved_parameters(model: BaseAlgorithm, path: Path) -> None:

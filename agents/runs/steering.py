@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.runs.loading import model_sha256
 from steer_env.envs.base import unwrap
+from steer_env.lm.loading import weights_sha256
 
 # Relative; measured numbers differ a little between devices, an activation at its threshold even by its whole size.
 _TOLERANCES = {
@@ -57,7 +57,7 @@ def require_same_steering(config: Mapping[str, Any], envs: Any, run: Any) -> Non
     Raises:
         RuntimeError: The language model's weights or the steering are not those of the record (named).
     """
-    if model_sha256(envs) != config["weights_sha256"]:
+    if weights_sha256(unwrap(envs).lm) != config["weights_sha256"]:
         raise RuntimeError(f"the language model is not the one {run} was trained with (weights_sha256 differs)")
     if "steering" not in config:
         warnings.warn(f"{run} has no record of what its actions mean: only weights are checked", stacklevel=2)

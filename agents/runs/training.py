@@ -20,21 +20,33 @@ from agents.algos import ALGOS
 from agents.callbacks import EpisodeLog, UpdateLog
 from agents.runs.checkpoints import Checkpointer, Progress, StopOnRequest, lane_seed, restore, save_state, stop_requests
 from agents.runs.config import TrainConfig
-from agents.runs.folder import LOGS, RunFolder, refuse_existing
-from agents.runs.loading import (
-    fresh_agent,
-    is_benchmark,
-    make_envs,
-    make_run_mask,
-    model_sha256,
-    provenance,
-    save_mask,
-)
+from agents.runs.folder import LOGS, RunFolder, provenance, refuse_existing
+from agents.runs.loading import Run, fresh_agent, load_run, make_envs, make_run_mask, model_sha256, save_mask
 from agents.runs.steering import require_same_steering, steering_record
 from agents.runs.tracking import Tracker
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import ActionMask
+
+
+def train(env: str, name: str, total_timesteps: int = 100_000, **settings: Any) -> Run:
+    """Train an agent as ``steer train`` does.
+
+    Args:
+        env: Environment id.
+        name: Name of the run folder, which must not be there yet.
+        total_timesteps: Tokens (actions) over all lanes.
+        settings: Other fields of :class:`agents.TrainConfig`, such as ``algo``, ``seed`` or ``runs_dir``;
+            ``env_kwargs``, ``algo_kwargs`` and ``mask_kwargs`` are dictionaries.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        FileExistsError: The run folder exists.
+        ValueError: A setting is wrong.
+    """
+    return load_run(main(TrainConfig(env=env, name=name, total_timesteps=total_timesteps, **settings)))
 
 
 def main(cfg: TrainConfig) -> Path:
@@ -75,7 +87,7 @@ class Training:
     def begin(cls, settings: dict[str, Any], resumed: RunFolder | None, path: Path) -> "Training":
         """Build everything; the folder of a new run is made last, so that wrong settings leave none behind."""
         envs = make_envs(settings, "train", settings["num_envs"])
-        mask = make_run_mask(settings, envs)
+        mask = make_run_mask(settings, envs.single_action_space)
         vec_env = SB3VecEnv(envs, mask)
         if resumed:
             require_same_steering(resumed.config, envs, path)
@@ -154,7 +166,7 @@ def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:
         "weights_sha256": model_sha256(envs),
         "steering": steering_record(envs),
         "data": unwrap(envs).task.data_record(),
-        "benchmark": is_benchmark(envs),
+        "benchmark": unwrap(envs).benchmark,
         "wandb_id": f"{re.sub(r'[^A-Za-z0-9]+', '-', settings['name'])}-{secrets.token_hex(4)}",
         **provenance(),
     }

@@ -10,7 +10,7 @@ for algo in ppo sac; do
     run=autosteer-$algo-$seed
     steer train --env AutoSteer-TicTacToe-v0 --algo "$algo" --seed "$seed" \
       --total-timesteps "$steps" --name "$run"
-    steer evaluate --run "runs/$run" --episodes 1000
+    steer evaluate --run "runs/$run" --items 1000
     runs+=("runs/$run")
   done
   steer summary --runs "${runs[@]}"

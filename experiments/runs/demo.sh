@@ -6,9 +6,9 @@ cd "$(dirname "$0")/../.."
 steer() { "${PYTHON:-.venv/bin/python}" -m experiments "$@"; }
 name=${1:-demo-$(date +%Y%m%d-%H%M%S)}
 steer train --name "$name" --total-timesteps 150000
-steer evaluate --run "runs/$name" --episodes 1000
+steer evaluate --run "runs/$name" --items 1000
 steer check --run "runs/$name"
-steer analyze --run "runs/$name" --episodes 200
+steer analyze --run "runs/$name" --items 200
 steer report --run "runs/$name" > /dev/null
 echo "run folder: runs/$name"
 echo "report:     runs/$name/report.html"

@@ -13,9 +13,9 @@ options() {
       echo "--screen 32 --env-kwargs reward=steps --num-envs 256 --algo-kwargs n_steps=32" \
         "--total-timesteps 600000 --tuning-timesteps 150000" ;;
     XSTest-50) # nothing but the 50 items: the strength is the model's own
-      echo "--env-kwargs observation=prompted --screen 32 --train-samples 50" \
+      echo "--env-kwargs observation=prompted --screen 32 --train-items 50" \
         "--grid experiments/grids/defaults.json --total-timesteps 80000 --oracle-items 0" ;;
-    TicTacToe) echo "--total-timesteps 100000 --test-items 1000" ;;
+    TicTacToe) echo "--total-timesteps 100000 --items 1000" ;;
     *) # sentences: steered at the bottom, where the last token tells little of what was asked
       echo "--env-kwargs observation=prompted --screen 32 --total-timesteps 80000 --tuning-timesteps 30000" ;;
   esac

@@ -7,8 +7,8 @@ runs=()
 for seed in 0 1 2 3 4; do
   run=tictactoe-$seed
   steer train --name "$run" --seed "$seed" --total-timesteps 150000 --algo-kwargs n_steps=32
-  steer evaluate --run "runs/$run" --episodes 1000
+  steer evaluate --run "runs/$run" --items 1000
   runs+=("runs/$run")
 done
-steer evaluate --run runs/tictactoe-0 --episodes 1000 --temperature 1
+steer evaluate --run runs/tictactoe-0 --items 1000 --temperature 1
 steer summary --runs "${runs[@]}"

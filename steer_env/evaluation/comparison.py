@@ -66,7 +66,7 @@ class Comparison:
         return asdict(self)
 
     def __str__(self) -> str:
-        rows = [("arm", "n", "score", "95 %", "corrected", "broken", "p", "p (Holm)")]
+        rows: list[tuple[str, ...]] = [("arm", "n", "score", "95 %", "corrected", "broken", "p", "p (Holm)")]
         rows += [self._cells(name, arm) for name, arm in self.arms.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         numbers = (False, True, True, False, True, True, False, False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,38 +25,9 @@ from torch.nn import functional
 
 from steer_env.lm.anatomy import find_block, forward_options
 from steer_env.lm.passes import hooked_pass
+from steer_env.lm.sae_config import SAEConfig, check
 
 _CHUNK = 4096
-
-
-@dataclass(frozen=True)
-class SAEConfig:
-    """An SAE and how it is trained.
-
-    Attributes:
-        features: dictionary size F.
-        k: active features per token: exactly (topk), on average (batchtopk), the aim of the penalty (jumprelu);
-            standard has none.
-        samples: residuals seen in training.
-        batch: residuals per step.
-        lr: learning rate, decayed over the last fifth.
-        architecture: one of ``ARCHITECTURES``.
-        sparsity: weight of the sparsity penalty (standard: L1, jumprelu: L0), 1 being a good start on scaled
-            residuals; the others have none.
-        scaled: train on residuals scaled to a mean norm of sqrt(M), the scale folded into the weights at the end.
-            Learning rate and penalty then mean the same in every model.
-        dead_after: steps without firing after which a feature counts as dead and is trained to come back.
-    """
-
-    features: int = 256
-    k: int = 8
-    samples: int = 2_000_000
-    batch: int = 1_024
-    lr: float = 1e-3
-    architecture: str = "topk"
-    sparsity: float = 1.0
-    scaled: bool = False
-    dead_after: int = 200
 
 
 def _topk(cfg: SAEConfig, common: dict[str, Any]) -> Any:
@@ -92,31 +61,12 @@ def _standard(cfg: SAEConfig, common: dict[str, Any]) -> Any:
     )
 
 
-ARCHITECTURES: dict[str, Callable[[SAEConfig, dict[str, Any]], Any]] = {
+_BUILDERS: dict[str, Callable[[SAEConfig, dict[str, Any]], Any]] = {
     "topk": _topk,
     "batchtopk": _batchtopk,
     "jumprelu": _jumprelu,
     "standard": _standard,
 }
-
-
-def check(cfg: SAEConfig) -> None:
-    """Refuse settings that no SAE can have.
-
-    Raises:
-        ValueError: a setting is out of range; the message names it.
-    """
-    if cfg.architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {list(ARCHITECTURES)}, got {cfg.architecture!r}")
-    if cfg.features < 1:
-        raise ValueError(f"the number of features must be at least 1, got {cfg.features}")
-    if not 1 <= cfg.k <= cfg.features:
-        raise ValueError(f"k must be in [1, {cfg.features}], the number of features, got {cfg.k}")
-    if not 1 <= cfg.batch <= cfg.samples:
-        raise ValueError(f"the batch must be in [1, {cfg.samples}], the samples of the training, got {cfg.batch}")
-    for name in ("lr", "sparsity"):
-        if not 0 < getattr(cfg, name) < math.inf:
-            raise ValueError(f"{name} must be finite and above 0, got {getattr(cfg, name)}")
 
 
 def train_sae(acts: Tensor, cfg: SAEConfig, metadata: dict[str, Any], seed: int) -> Any:
@@ -166,7 +116,7 @@ def fit_sae(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # SAELens takes no generator for its initial weights
-        sae = ARCHITECTURES[cfg.architecture](cfg, common).to(device)
+        sae = _BUILDERS[cfg.architecture](cfg, common).to(device)
     trainer_cfg = SAETrainerConfig(
         total_training_samples=cfg.samples,
         train_batch_size_samples=cfg.batch,

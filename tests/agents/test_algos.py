@@ -20,13 +20,14 @@ from agents.vec_env import SB3VecEnv
 from steer_env.evaluation.masks import ScopeMask
 from tests.toys import AimVectorEnv, CueVectorEnv
 
+REPLAY, ROLLOUT = {"learning_starts": 32, "buffer_size": 200, "batch_size": 16}, {"n_steps": 8, "batch_size": 16}
 SMALL: dict[str, dict[str, Any]] = {
-    "ppo": {"n_steps": 8},
-    "recurrent_ppo": {"n_steps": 8, "batch_size": 16},
-    "a2c": {},
-    "dqn": {"learning_starts": 32, "buffer_size": 200, "batch_size": 16},
-    "sac": {"learning_starts": 32, "buffer_size": 200, "batch_size": 16},
-    "td3": {"learning_starts": 32, "buffer_size": 200, "batch_size": 16},
+    name: {
+        key: value
+        for key, value in (REPLAY if "buffer_size" in row.known_settings else ROLLOUT).items()
+        if key in row.known_settings
+    }
+    for name, row in ALGOS.items()
 }
 PAIRS = [(name, kind) for name, row in ALGOS.items() for kind in sorted(row.actions)]
 
@@ -64,7 +65,7 @@ def test_every_row_trains_saves_and_repeats_itself(name: str, kind: str, tmp_pat
     )
 
 
-@pytest.mark.parametrize("name", [name for name, row in ALGOS.items() if row.masked])
+@pytest.mark.parametrize("name", [name for name, row in ALGOS.items() if row.own_policy])
 @pytest.mark.parametrize("head", ["linear", "tied"])
 def test_masked_rows_take_mask_and_head(name: str, head: str) -> None:
     vec_env = masked_env()
@@ -121,12 +122,17 @@ def test_a_small_roll_out_is_one_minibatch() -> None:
 @pytest.mark.parametrize(
     ("name", "make", "kwargs", "message"),
     [
-        ("alphago", masked_env, {}, "'alphago'; known algorithms: ppo, a2c, recurrent_ppo, dqn, sac, td3"),
-        ("sac", masked_env, {}, r"'sac' is not for discrete actions \(Discrete\(13\)\); use ppo, a2c, recurrent_"),
-        ("dqn", lambda: env_of("box"), {}, "'dqn' is not for box actions .*; use ppo, sac or td3"),
-        ("dqn", masked_env, {}, "'dqn' cannot take an action mask; use ppo or a2c, or mask 'off'"),
-        ("dqn", lambda: env_of("discrete"), {"head": "tied"}, "head 'tied' needs ppo or a2c with discrete"),
-        ("ppo", lambda: env_of("box"), {"head": "tied"}, "head 'tied' needs ppo or a2c with discrete"),
+        ("alphago", masked_env, {}, f"'alphago'; known algorithms: {', '.join(ALGOS)}"),
+        (
+            "sac",
+            masked_env,
+            {},
+            r"'sac' is not for discrete actions \(Discrete\(13\)\); use ppo, a2c, trpo, recurrent_",
+        ),
+        ("dqn", lambda: env_of("box"), {}, "'dqn' is not for box actions .*; use ppo, trpo, sac, td3, ddpg, tqc or"),
+        ("dqn", masked_env, {}, "'dqn' cannot take an action mask; use ppo, a2c, trpo or maskable_ppo, or mask 'off'"),
+        ("dqn", lambda: env_of("discrete"), {"head": "tied"}, "head 'tied' needs ppo, a2c or trpo with discrete"),
+        ("ppo", lambda: env_of("box"), {"head": "tied"}, "head 'tied' needs ppo, a2c or trpo with discrete"),
         ("ppo", masked_env, {"head": "tied"}, "needs directions="),
         ("ppo", masked_env, {"head": "round"}, "'round'; known heads: linear, tied"),
         ("ppo", masked_env, {"lerning_rate": 1.0}, "ppo has no setting 'lerning_rate'"),

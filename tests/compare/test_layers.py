@@ -12,18 +12,18 @@ from agents.compare.results import Layers, Strength
 from agents.policies import policy_of
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder
-from agents.runs.loading import drawn_items, load_trained, make_envs
+from agents.runs.loading import load_trained, make_envs
 from experiments import layers as command
 from experiments.__main__ import parse
 from experiments.layers import LayersConfig, given_saes, main
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import fixed, search_best_fixed
-from steer_env.evaluation.play import Played, play
+from steer_env.evaluation.play import Played, drawn_items, play
 from steer_env.evaluation.statistics import wilson
+from steer_env.lm.sae_config import SAEConfig
 from steer_env.lm.sae_sources import open_sae
-from steer_env.lm.sae_training import SAEConfig
 
-GAME = ("opponent=random", "illegal=random_move", "limit=24")
+GAME = ("opponent=random", "illegal=random_move", "limit=16")
 COEFFICIENTS = (0.5, 3.0)
 
 
@@ -33,17 +33,17 @@ def cfg(tiny, tmp_path_factory) -> LayersConfig:
         env="Steer-TicTacToe-v0",
         name="game",
         layers=(2, 0),
-        sae=SAEConfig(features=12, k=4, samples=10_000, batch=100, lr=3e-3, scaled=True),
+        sae=SAEConfig(features=8, k=4, samples=10_000, batch=100, lr=3e-3, scaled=True),
         sae_items=60,
         coefficients=COEFFICIENTS,
         tuning_items=20,
         seeds=2,
         total_timesteps=256,
         env_kwargs=tiny | parse_settings(GAME),
-        algo_kwargs={"n_steps": 16},
+        algo_kwargs={"n_steps": 4},
         items=20,
         oracle_items=4,
-        num_envs=8,
+        num_envs=64,
         jobs=1,
         runs_dir=tmp_path_factory.mktemp("layers"),
     )
@@ -62,7 +62,7 @@ def test_every_layer_is_trained_alike_but_for_its_own_sae_and_strength(cfg, resu
     assert [row.layer for row in result.layers] == [2, 0]
     for row in result.layers:
         sae, kept = open_sae(row.sae["name"]), []
-        assert (sae.layer, sae.site, sae.width) == (row.layer, "post", 12)
+        assert (sae.layer, sae.site, sae.width) == (row.layer, "post", 8)
         assert row.sae["explained_variance"] > 0.2
         for seed in range(2):
             config = run_of(cfg, row.layer, seed).config
@@ -136,7 +136,7 @@ def test_the_scores_are_those_of_the_trained_agents(cfg, result):
 
 def test_what_is_written_is_what_came_out(cfg, result):
     assert Layers.read(cfg.folder / "layers.json").layers == result.layers
-    assert result.settings["sae"]["features"] == 12
+    assert result.settings["sae"]["features"] == 8
     table = (cfg.folder / "layers.md").read_text()
     assert "Intervals: over seeds (t)" in table
     assert "of these, likewise. The items have no topic.\n" in table

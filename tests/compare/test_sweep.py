@@ -11,9 +11,9 @@ from agents.compare.results import Sweep
 from agents.compare.sweep import read_variants, trainings_of
 from agents.policies import policy_of
 from agents.runs.folder import RunFolder
-from agents.runs.loading import drawn_items, load_trained, make_envs
+from agents.runs.loading import load_trained, make_envs
 from experiments.sweep import SweepConfig, main
-from steer_env.evaluation.play import play
+from steer_env.evaluation.play import drawn_items, play
 
 VARIANTS = [
     {"name": "defaults"},

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.refusal_agreement import SCORERS, RefusalAgreementConfig, main
+from agents.compare.refusals import SCORERS
+from experiments.refusal_agreement import RefusalAgreementConfig, main
 from steer_env.tasks.coherence import COHERENT, coherence
 from steer_env.tasks.harmbench import HarmBench
 from steer_env.tasks.refusal import COMPLIANCE, FULL, PARTIAL, REFUSAL_CLASSES, phrase_refusal, refusal_class
