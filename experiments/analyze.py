@@ -39,7 +39,7 @@ def main(cfg: AnalyzeConfig) -> dict[str, dict[str, Any]]:
 
     from agents.analysis.analyze import analyze
     from agents.analysis.causal import Effort
-    from steer_env.evaluation.alternatives import Alternatives
+    from steer_env.evaluation.counterfactuals import Alternatives
 
     torch.set_num_threads(cfg.threads)
     effort = Effort(Alternatives(cfg.next_best, cfg.random_draws, cfg.seed), cfg.tokens, cfg.search_plays, cfg.num_envs)

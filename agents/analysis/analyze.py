@@ -77,8 +77,8 @@ def with_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> dict[str, d
     """All three records."""
     causal = play_counterfactuals(evaluated, effort)
     behind = unwrap(causal.envs).features.tolist()
-    meanings = replace(model_meanings(causal.envs, causal.courses.items), kinds=_kinds(evaluated, causal))
-    points = branch_point_record(causal.courses, causal.found, effort.alternatives, behind, meanings.labels.get)
+    meanings = replace(model_meanings(causal.envs, causal.trajectories.items), kinds=_kinds(evaluated, causal))
+    points = branch_point_record(causal.trajectories, causal.found, effort.alternatives, behind, meanings.labels.get)
     points["settings"]["tokens"] = effort.tokens
     cost = {**causal.cost, "all": total_cost(list(causal.cost.values()))}
     conditions = planted_conditions(evaluated.run.config)
@@ -94,7 +94,7 @@ def _kinds(evaluated: EvaluatedRun, causal: Causal) -> dict[int, dict[str, Any]]
     """What kind of feature each is that steered or was removed."""
     used = {int(feature) for feature in evaluated.steered["feature"].unique() if feature >= 0}
     used |= {feature for table in causal.removals.values() for feature in table}
-    texts = read_texts(causal.envs, causal.courses.items[:TEXTS], evaluated.result["seed"])  # drawn already
+    texts = read_texts(causal.envs, causal.trajectories.items[:TEXTS], evaluated.result["seed"])  # drawn already
     return feature_kinds(causal.envs, texts, sorted(used))
 
 

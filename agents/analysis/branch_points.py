@@ -2,7 +2,7 @@
 
 ``branch_points.json``, by :func:`branch_point_record`:
 
-* ``settings``: what was tried (:class:`steer_env.evaluation.alternatives.Alternatives`), and ``tokens``, at most so
+* ``settings``: what was tried (:class:`steer_env.evaluation.counterfactuals.Alternatives`), and ``tokens``, at most so
   many an episode.
 * ``arms``: for each arm of alternatives at how many tokens it was ``tried``, how many ``alternatives``, how many of
   them turn the score (``flips``: ``corrected`` to right, ``broken`` to wrong), at how many tokens (``branch_points``).
@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 
 from agents.analysis.evaluated_run import RIGHT
-from steer_env.evaluation.alternatives import RANDOM_ARMS, Alternatives
-from steer_env.evaluation.counterfactuals import Branch, Courses
+from steer_env.evaluation.counterfactuals import RANDOM_ARMS, Alternatives, Branch, Trajectories
 from steer_env.evaluation.statistics import bootstrap_mean
 
 _OWN = ("item", "index", "score", "completion", "transcript", "steps", "return", "option_logprobs")
@@ -60,9 +59,11 @@ class Counterfactual:
         return bool(self.final["score"] > RIGHT)
 
 
-def judged(courses: Courses, branches: Sequence[Branch], finals: Sequence[Mapping[str, Any]]) -> list[Counterfactual]:
+def judged(
+    trajectories: Trajectories, branches: Sequence[Branch], finals: Sequence[Mapping[str, Any]]
+) -> list[Counterfactual]:
     """Put branches beside the episodes that they leave."""
-    right = courses.played.scores > RIGHT
+    right = trajectories.played.scores > RIGHT
     return [
         Counterfactual(branch, final, bool((final["score"] > RIGHT) != right[branch.place]))
         for branch, final in zip(branches, finals, strict=True)
@@ -70,12 +71,16 @@ def judged(courses: Courses, branches: Sequence[Branch], finals: Sequence[Mappin
 
 
 def branch_point_record(
-    courses: Courses, found: Sequence[Counterfactual], wanted: Alternatives, features: Sequence[int], label: Label
+    trajectories: Trajectories,
+    found: Sequence[Counterfactual],
+    wanted: Alternatives,
+    features: Sequence[int],
+    label: Label,
 ) -> dict[str, Any]:
     """All of ``branch_points.json`` but what the run is, ``tokens`` of the settings, and the cost.
 
     Args:
-        courses: The factual episodes.
+        trajectories: The factual episodes.
         found: Their counterfactuals.
         wanted: What was asked for.
         features: SAE indices behind the actions.
@@ -85,7 +90,7 @@ def branch_point_record(
     for each in found:
         by_token[each.branch.place, each.branch.step].append(each)
     deciding = {token: tried for token, tried in by_token.items() if any(each.flips for each in tried)}
-    rows = courses.played.tokens
+    rows = trajectories.played.tokens
     row_of = {(int(rows["episode"][i]), int(rows["step"][i])): i for i in range(len(rows["step"]))}
     points = []
     for token in sorted(deciding):
@@ -101,8 +106,8 @@ def branch_point_record(
     return {
         "settings": asdict(wanted),
         "arms": _arms(by_token),
-        "random": _random(courses, found, wanted.seed),
-        "episodes": _episodes(courses, by_token, deciding),
+        "random": _random(trajectories, found, wanted.seed),
+        "episodes": _episodes(trajectories, by_token, deciding),
         "branch_points": points,
     }
 
@@ -125,10 +130,10 @@ def _arms(by_token: Mapping[tuple[int, int], list[Counterfactual]]) -> dict[str,
     return arms
 
 
-def _random(courses: Courses, found: Sequence[Counterfactual], seed: int) -> dict[str, Any] | None:
+def _random(trajectories: Trajectories, found: Sequence[Counterfactual], seed: int) -> dict[str, Any] | None:
     """How often a random alternative turns the score, and what the policy's choices are worth against it."""
     flips, losses = defaultdict(list), defaultdict(list)
-    scores = courses.played.scores
+    scores = trajectories.played.scores
     for each in found:
         if each.branch.arm in RANDOM_ARMS:
             flips[each.branch.place].append(each.flips)
@@ -143,16 +148,16 @@ def _random(courses: Courses, found: Sequence[Counterfactual], seed: int) -> dic
 
 
 def _episodes(
-    courses: Courses, by_token: Mapping[tuple[int, int], Any], deciding: Mapping[tuple[int, int], Any]
+    trajectories: Trajectories, by_token: Mapping[tuple[int, int], Any], deciding: Mapping[tuple[int, int], Any]
 ) -> list[dict[str, Any]]:
     tried, decided = (Counter(place for place, _ in tokens) for tokens in (by_token, deciding))
     return [
         {
             **{"episode": place, "item": int(final["item"]), "score": float(final["score"])},
-            **{"completion": final["completion"], "tokens": len(courses.actions[place])},
+            **{"completion": final["completion"], "tokens": len(trajectories.actions[place])},
             **{"tried": tried[place], "branch_points": decided[place], "info": _info(final)},
         }
-        for place, final in enumerate(courses.played.episodes)
+        for place, final in enumerate(trajectories.played.episodes)
     ]
 
 

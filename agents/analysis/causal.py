@@ -21,9 +21,18 @@ from agents.runs.loading import load_trained, make_envs
 from agents.runs.replay import differences
 from agents.runs.steering import require_same_steering
 from steer_env.envs.base import unwrap
-from steer_env.evaluation.alternatives import NEXT_BEST, NO_OP, Alternatives
 from steer_env.evaluation.controls import pushes, score_pushes
-from steer_env.evaluation.counterfactuals import Courses, Ranked, play_branches, play_courses, play_without, spread
+from steer_env.evaluation.counterfactuals import (
+    NEXT_BEST,
+    NO_OP,
+    Alternatives,
+    Ranked,
+    Trajectories,
+    play_branches,
+    play_trajectories,
+    play_without,
+    spread,
+)
 from steer_env.evaluation.play import Array
 
 Envs = VectorEnv[Any, Any, Any]
@@ -58,7 +67,7 @@ class Causal:
 
     Attributes:
         envs: Environments as those of the evaluation.
-        courses: The evaluation's episodes again.
+        trajectories: The evaluation's episodes again.
         found: Their branches.
         removals: Scores without a feature: ``removals[instead][feature][episode]``.
         searches: Wrong episodes, and those that another choice makes right: ``one_token`` among the branches,
@@ -69,7 +78,7 @@ class Causal:
     """
 
     envs: Envs
-    courses: Courses
+    trajectories: Trajectories
     found: list[Counterfactual] = field(default_factory=list)
     removals: dict[str, dict[int, dict[int, float]]] = field(default_factory=dict)
     searches: dict[str, Search] = field(default_factory=dict)
@@ -95,25 +104,25 @@ def play_counterfactuals(evaluated: EvaluatedRun, effort: Effort) -> Causal:
     cost: dict[str, dict[str, float]] = {}
     items = evaluated.episodes["item"].tolist()
     with _counted(envs, cost, "factual", len(items)):
-        courses = play_courses(envs, ranked, items, result["seed"], effort.alternatives)
-    causal = Causal(envs, courses, cost=cost, not_reproduced=_not_reproduced(evaluated, courses, envs))
-    branches = spread(courses.branches, [len(own) for own in courses.actions], effort.tokens)
+        trajectories = play_trajectories(envs, ranked, items, result["seed"], effort.alternatives)
+    causal = Causal(envs, trajectories, cost=cost, not_reproduced=_not_reproduced(evaluated, trajectories, envs))
+    branches = spread(trajectories.branches, [len(own) for own in trajectories.actions], effort.tokens)
     with _counted(envs, cost, "branches", len({branch.key for branch in branches})):
-        causal.found = judged(courses, branches, play_branches(envs, ranked, courses, branches))
+        causal.found = judged(trajectories, branches, play_branches(envs, ranked, trajectories, branches))
     cost["branches"] |= _tokens(causal.found)
     _play_removals(causal, ranked)
     _search(causal, effort)
     return causal
 
 
-def _not_reproduced(evaluated: EvaluatedRun, courses: Courses, envs: Envs) -> list[str]:
+def _not_reproduced(evaluated: EvaluatedRun, trajectories: Trajectories, envs: Envs) -> list[str]:
     """Episodes that differ from the log; rounding in batches of another size may turn a few.
 
     Raises:
         RuntimeError: More than a hundredth of them do (a tenth where the model computes in 16 bits).
     """
     logged = [rows for _, rows in evaluated.steered.groupby("episode")]
-    found = differences(logged, courses.played, _LOGGED)
+    found = differences(logged, trajectories.played, _LOGGED)
     tolerated = len(logged) // (100 if unwrap(envs).lm.dtype == torch.float32 else 10)
     if len(found) > tolerated:
         raise RuntimeError(
@@ -132,19 +141,21 @@ def _tokens(found: Sequence[Counterfactual]) -> dict[str, float]:
 
 def _play_removals(causal: Causal, ranked: Ranked) -> None:
     """Every episode again without each of the features it used."""
-    features, courses = unwrap(causal.envs).features, causal.courses
+    features, trajectories = unwrap(causal.envs).features, causal.trajectories
     box = isinstance(causal.envs.single_action_space, spaces.Box)
     pairs = [
         (place, number)
-        for place, actions in enumerate(courses.actions)
+        for place, actions in enumerate(trajectories.actions)
         for number in (np.flatnonzero(actions.any(axis=0)) if box else np.unique(actions)).tolist()
         if number < len(features)
     ]
-    items, removed = [courses.items[place] for place, _ in pairs], [number for _, number in pairs]
+    items, removed = [trajectories.items[place] for place, _ in pairs], [number for _, number in pairs]
     for instead in (NO_OP,) if box else (NEXT_BEST, NO_OP):
         table: dict[int, dict[int, float]] = {}
         with _counted(causal.envs, causal.cost, f"removals_{instead}", len(pairs)):
-            played = play_without(causal.envs, ranked, items, removed, instead, courses.seed).episodes if pairs else []
+            played = (
+                play_without(causal.envs, ranked, items, removed, instead, trajectories.seed).episodes if pairs else []
+            )
         for (place, number), final in zip(pairs, played, strict=True):
             table.setdefault(int(features[number]), {})[place] = float(final["score"])
         causal.removals[instead] = table
@@ -155,7 +166,7 @@ def _search(causal: Causal, effort: Effort) -> None:
 
     Half of the plays go to the first episodes, the other to more of the wrong ones.
     """
-    scores = causal.courses.played.scores
+    scores = causal.trajectories.played.scores
     tried = {each.branch.place for each in causal.found}
     mended = {each.branch.place for each in causal.found if each.flips and each.right}
     searched = sorted(place for place in tried if scores[place] <= RIGHT)
@@ -169,8 +180,8 @@ def _search(causal: Causal, effort: Effort) -> None:
     best = np.zeros((width, 0))
     with _counted(causal.envs, causal.cost, "search", len(places) * len(candidates)):
         if places:
-            items = [causal.courses.items[place] for place in places]
-            table = score_pushes(causal.envs, candidates, items, causal.courses.seed)
+            items = [causal.trajectories.items[place] for place in places]
+            table = score_pushes(causal.envs, candidates, items, causal.trajectories.seed)
             # A strength has two pushes, up and down.
             best = table.reshape(-1, width, len(places)).max(axis=0)
     causal.alone = best[:, : len(first)]

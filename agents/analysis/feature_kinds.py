@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from steer_env.evaluation.controls import Setting, unsteered
 from steer_env.evaluation.linear_probe import topics_of
 from steer_env.evaluation.play import play
 from steer_env.lm.text_residuals import Place, in_groups, padded
-from steer_env.tasks import Turn
+from steer_env.tasks import Task, Turn
 
 TEXTS = 256
 TOP = 50
@@ -74,7 +74,7 @@ def read_texts(envs: Any, items: Sequence[int], seed: int = 0) -> TaskTexts:
     """
     tokenizer, heard = unwrap(envs).tokenizer, _Heard(unwrap(envs).task)
     # Without a mask of its own: it would watch the model in the place of that of ``envs``.
-    listening = SteerVectorEnv(replace(unwrap(envs).episode.scene, task=heard, mask="off", compare=False))
+    listening = SteerVectorEnv(replace(unwrap(envs).episode.scene, task=cast(Task, heard), mask="off", compare=False))
     finals = play(listening, unsteered(Setting()), items, seed, tokens=False).episodes
     texts = [heard.texts[item] for item in items]
     prompts = [tokenizer.prompt(opening) for opening, _ in texts]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from agents.inside.controller_report import ControllerResult
 from agents.runs.folder import RunFolder, read_json
 from steer_env.evaluation.token_log import COLUMNS, interventions_of
 from steer_env.registration import task_of
@@ -47,7 +48,7 @@ class RunFiles:
     features: Mapping[str, Any] | None
     sweep: Mapping[str, Any] | None
     layers: Mapping[str, Any] | None
-    controller: Mapping[str, Any] | None
+    controller: ControllerResult | None
 
     @classmethod
     def read(cls, folder: Path, evaluation: str, sweep: Path | None = None, layers: Path | None = None) -> RunFiles:
@@ -67,7 +68,7 @@ class RunFiles:
         beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
         swept, compared = (None if file is None else read_json(file) for file in (sweep, layers or next(beside, None)))
         inside = folder / "controller.json"
-        controller = read_json(inside) if inside.is_file() else None
+        controller = ControllerResult.read(inside) if inside.is_file() else None
         return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared, controller)
 
     @cached_property
