@@ -368,6 +368,7 @@ def plant(faults: Sequence[Fault], workers: int) -> int:
         pool = Pool(Path(folder), workers)
         for job, result in pool.run([Job(tests) for tests in by_file.values()]):
             sound |= dict.fromkeys(job.tests, result)
+        print(f"{len(sound)} tests run without a fault; now with", flush=True)
         jobs = [Job([test_id(fault)], fault) for fault in faults]
         jobs.sort(
             key=lambda job: -sound[job.tests[0]].seconds.get(job.tests[0], 0.0)
