@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
 
 import steer_env
 
@@ -23,25 +22,22 @@ def main() -> None:
     net = train(gym.make_vec(ENV, num_envs=LANES))
     test = gym.make_vec(ENV, num_envs=LANES, split="test")
     no_op = test.single_action_space.n - 1
-
-    def greedy(observations: np.ndarray, lanes: steer_env.Lanes) -> np.ndarray:
-        with torch.no_grad():
-            return net(torch.as_tensor(observations)).argmax(dim=1).numpy()
-
-    policies = {"unsteered": lambda observations, lanes: np.full(len(observations), no_op), "REINFORCE": greedy}
+    policies = {
+        "unsteered": lambda observations, lanes: np.full(len(observations), no_op),
+        "REINFORCE": lambda observations, lanes: net(torch.as_tensor(observations)).argmax(dim=1).numpy(),
+    }
     print(steer_env.compare({name: steer_env.evaluate(test, policy, items=200) for name, policy in policies.items()}))
 
 
 def train(envs: gym.vector.VectorEnv) -> nn.Module:
     """REINFORCE: logits of all actions, learned from whole episodes."""
-    width, no_op = envs.single_observation_space.shape[0], envs.single_action_space.n - 1
-    net = nn.Sequential(nn.Linear(width, 64), nn.Tanh(), nn.Linear(64, no_op + 1))
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     observations, _ = envs.reset(seed=0)
+    net = nn.Sequential(nn.Linear(observations.shape[1], 64), nn.Tanh(), nn.Linear(64, int(envs.single_action_space.n)))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(ROUNDS):
         steps = []
         for _ in range(STEPS):
-            choice = Categorical(logits=net(torch.as_tensor(observations)))
+            choice = torch.distributions.Categorical(logits=net(torch.as_tensor(observations)))
             action = choice.sample()
             observations, reward, ended, _, _ = envs.step(action.numpy())
             steps.append((choice.log_prob(action), choice.entropy(), torch.as_tensor(reward), torch.as_tensor(ended)))
@@ -57,8 +53,7 @@ def reinforce(log_probs: Tensor, entropies: Tensor, rewards: Tensor, ended: Tens
     for step in reversed(range(STEPS - 1)):
         returns[step] += torch.where(ended[step], 0.0, returns[step + 1])
         known[step] |= known[step + 1]  # what an episode earns is known where it ends within these steps
-    advantages = (returns - returns[known].mean()) * known
-    return -(log_probs * advantages).mean() - 0.01 * entropies.mean()
+    return -(log_probs * known * (returns - returns[known].mean())).mean() - 0.01 * entropies.mean()
 
 
 if __name__ == "__main__":
