@@ -84,7 +84,7 @@ class RunFiles:
             return None
         settings = self.run.config.get("env_kwargs", {})
         given = {name: settings[name] for name in inspect.signature(cls).parameters if name in settings}
-        return cls(**{**given, "split": self.result["split"]})
+        return cls(**{**given, "split": self.result.split})
 
     def board(self, item: int, info: Mapping[str, Any]) -> dict[str, Any] | None:
         """The board that the task draws after a turn of an item, given the turn's ``info``."""
