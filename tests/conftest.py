@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from sae_lens import StandardSAE, StandardSAEConfig
-from sae_lens.saes.sae import SAEMetadata
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -48,6 +46,9 @@ def save_lm(folder: Path, seed: int = 0, width: int = WIDTH) -> None:
 
 def save_sae(folder: Path, width: int = WIDTH, hook: str = f"blocks.{LAYER}.hook_resid_post") -> None:
     """A random standard SAE with unit decoder rows."""
+    from sae_lens import StandardSAE, StandardSAEConfig  # takes seconds, and many tests have no SAE
+    from sae_lens.saes.sae import SAEMetadata
+
     torch.manual_seed(1)
     sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=FEATURES, device="cpu", metadata=SAEMetadata(hook_name=hook)))
     with torch.no_grad():

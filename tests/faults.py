@@ -272,6 +272,27 @@ FAULTS = [
         "test_illegal_actions_are_never_sampled",
     ),
     Fault(
+        "the gradient inside the mask has no derivative of its own",
+        "_legal_exp",
+        "torch.where(legal, exponents, 0.0).exp() * legal",
+        "torch.where(legal, exponents, 0.0).exp().mul_(legal)",
+        "test_the_log_sum_exp_over_legal_actions_has_second_derivatives",
+    ),
+    Fault(
+        "Q values of strengths are read at unscaled actions",
+        "_actor_and_critics",
+        "policy._predict(inputs, deterministic=True)",
+        "policy._predict(inputs, deterministic=True) * 2",
+        "test_values_of_strengths_are_the_critics_of_the_scaled_action",
+    ),
+    Fault(
+        "TRPO's gradient is not seen",
+        "try_update",
+        "row.policy_step is not None",
+        "False",
+        "test_a_trial_measures_every_algorithm",
+    ),
+    Fault(
         "the policy gradient is zero",
         "MaskedPolicy.get_distribution",
         "self.action_net(latent)",
@@ -470,8 +491,8 @@ FAULTS = [
     Fault(
         "a counterfactual has other randomness",
         "play_branches",
-        "courses.seed",
-        "courses.seed + 1",
+        "trajectories.seed",
+        "trajectories.seed + 1",
         "test_a_branch_that_does_what_was_done_is_the_same_episode",
     ),
     Fault(
@@ -686,10 +707,31 @@ FAULTS = [
     ),
     Fault(
         "boards lag a move behind",
-        "_moves",
-        "game.respond(utterance)\nafter.append(len(game.moves))",
-        "after.append(len(game.moves))\ngame.respond(utterance)",
+        "TicTacToe.board",
+        'final["moves"]',
+        'final["moves"][:-1]',
         "test_games_are_played_again_by_their_rules",
+    ),
+    Fault(
+        "the check takes the score for what is paid",
+        "GSM8K.pay",
+        'self._reward(self._row(final["item"]), final["completion"], final["score"])',
+        'float(final["score"])',
+        "test_the_task_says_what_an_episode_is_paid",
+    ),
+    Fault(
+        "a new task takes the name of another",
+        "register_task",
+        "TASKS.get(task.name, task) is not task",
+        "False",
+        "test_what_cannot_be_an_environment_is_refused_and_leaves_nothing_behind",
+    ),
+    Fault(
+        "the test kit takes any score for a reply",
+        "_play",
+        "expected in (None, score)",
+        "True",
+        "test_a_broken_task_is_refused_by_item_and_fault",
     ),
     Fault(
         "corrected and broken change places",
@@ -826,7 +868,7 @@ FAULTS = [
     ),
     Fault(
         "agents are saved later than asked for",
-        "_Saver.__call__",
+        "AgentSaver.__call__",
         "self.due[0]",
         "2 * self.due[0]",
         "test_agents_are_saved_on_their_way_and_arrive_the_same",

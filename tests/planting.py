@@ -275,7 +275,7 @@ class Pool:
                     path, text = changed(job.fault)
                     file = path.relative_to(ROOT)
                     (copy / file).write_text(text)
-                running[_forked(copy, [*job.tests, *([] if job.fault is None else ["-x"])])] = (job, copy, file)
+                running[_forked(copy, job)] = (job, copy, file)
             pid, _ = os.wait()
             job, copy, file = running.pop(pid)
             if file is not None:
@@ -284,7 +284,7 @@ class Pool:
             self.free.append(copy)
 
 
-def _forked(copy: Path, options: list[str]) -> int:
+def _forked(copy: Path, job: Job) -> int:
     """The id of a new process that runs pytest in a copy and leaves the tests' outcomes beside it."""
     _outcomes(copy).unlink(missing_ok=True)
     sys.stdout.flush()
@@ -292,7 +292,7 @@ def _forked(copy: Path, options: list[str]) -> int:
         return pid
     code = 1
     try:
-        _run_tests(copy, options)
+        _run_tests(copy, job.tests, job.fault is not None)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -300,7 +300,7 @@ def _forked(copy: Path, options: list[str]) -> int:
         os._exit(code)  # nothing of the parent's must be cleaned up here
 
 
-def _run_tests(copy: Path, options: list[str]) -> None:
+def _run_tests(copy: Path, tests: list[str], fault: bool) -> None:
     printed = os.open(copy.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(printed, 1)
     os.dup2(printed, 2)
@@ -308,11 +308,14 @@ def _run_tests(copy: Path, options: list[str]) -> None:
     for name in [name for name in sys.modules if _is_ours(name)]:
         del sys.modules[name]
     sys.path[:] = [str(copy), *(path for path in sys.path if Path(path).resolve() != ROOT)]
-    sys.dont_write_bytecode = True  # bytecode of a fault must not outlive it
-    os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ |= {"PYTHONPATH": str(copy)}
+    if fault:  # its bytecode must not outlive it; the sound code's serves all later runs in this copy
+        sys.dont_write_bytecode = True
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "1"}
     watch = Watch()
     already = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # Hypothesis, in the parent
-    pytest.main(["-q", "-p", "no:cacheprovider", "-W", already, "-o", "timeout=120", *options], plugins=[watch])
+    stop = ["-x"] if fault else []  # one failure is enough
+    pytest.main([*stop, "-q", "-p", "no:cacheprovider", "-W", already, "-o", "timeout=120", *tests], plugins=[watch])
     _outcomes(copy).write_text(json.dumps([watch.outcomes, watch.seconds]))
 
 
@@ -365,6 +368,7 @@ def plant(faults: Sequence[Fault], workers: int) -> int:
         pool = Pool(Path(folder), workers)
         for job, result in pool.run([Job(tests) for tests in by_file.values()]):
             sound |= dict.fromkeys(job.tests, result)
+        print(f"{len(sound)} tests run without a fault; now with", flush=True)
         jobs = [Job([test_id(fault)], fault) for fault in faults]
         jobs.sort(
             key=lambda job: -sound[job.tests[0]].seconds.get(job.tests[0], 0.0)

@@ -19,7 +19,7 @@ from scipy import stats
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from agents.inside.recording import Recording
+from agents.inside.recordings import Recording
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents.analysis.results import Critic
 from agents.compare.results import Evaluation, Sweep
 from agents.report.plots import LIGHT, Draw, Score, Theme, intervals, settings
 
@@ -37,58 +38,54 @@ def draw_png(draw: Draw, path: Path) -> None:
 def learning_curve(axes: Axes, theme: Theme, rows: Sequence[Mapping[str, Any]], result: Evaluation | None) -> None:
     """Rolling training score over time steps, with the reported scores of three arms as lines."""
     scored = [row for row in rows if row["score"] is not None]
-    axes.plot(
-        [row["num_timesteps"] for row in scored],
-        [row["score"] for row in scored],
-        color=theme.blue,
-        label="training, sampled",
-    )
+    steps, values = [row["num_timesteps"] for row in scored], [row["score"] for row in scored]
+    axes.plot(steps, values, color=theme.blue, label="training, sampled")
     axes.set(xlabel="tokens of training", ylabel="score", ylim=(-0.02, 1.02))
+    axes.xaxis.set_major_formatter(lambda tokens, place: f"{tokens / 1000:g}k" if tokens else "0")
     arms = {} if result is None else result.arms
     for arm, style in (("trained", "-"), ("best_fixed", "--"), ("unsteered", ":")):
         if arm in arms:
-            axes.axhline(
-                arms[arm].score, color=theme.ink, linestyle=style, linewidth=1, label=f"{_words(arm)}, evaluated"
-            )
+            label = f"{_words(arm)}, evaluated"
+            axes.axhline(arms[arm].score, color=theme.ink, linestyle=style, linewidth=1, label=label)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
 def scores(axes: Axes, theme: Theme, result: Evaluation) -> None:
     """Score of each arm with its 95 % interval."""
-    intervals(axes, theme, {name: Score(arm.score, arm.ci95) for name, arm in result.arms.items()}, {"trained"})
+    rows = {name: Score(arm.score, arm.ci95) for name, arm in result.arms.items()}
+    intervals(axes, theme, rows, blue=["trained"])
     axes.set_xlabel(f"score on {result.split}, 95 % interval")
 
 
-def critic_courses(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
+def critic_values(axes: Axes, theme: Theme, critic: Critic) -> None:
     """Mean value along episodes by outcome, with the band from the 10th to the 90th percentile."""
-    for name, group in critic["groups"].items():
-        course = group["by_position"]
-        color = getattr(theme, GROUPS[name])
-        if not course:
+    for name, group in critic.groups.items():
+        values, color = group.by_position, getattr(theme, GROUPS[name])
+        if not values:
             continue
-        at = [row["at"] for row in course]
-        axes.fill_between(at, [r["p10"] for r in course], [r["p90"] for r in course], color=color, alpha=0.13, lw=0)
-        label = f"{name} ({group['n']})"
-        marker = "o" if len(course) == 1 else ""
-        axes.plot(at, [row["mean"] for row in course], LINES[name], marker=marker, color=color, label=label)
+        at = [row.at for row in values]
+        axes.fill_between(at, [r.p10 for r in values], [r.p90 for r in values], color=color, alpha=0.13, lw=0)
+        marker = "o" if len(values) == 1 else ""  # a line through one point is not seen
+        label = f"{name} ({group.n})"
+        axes.plot(at, [row.mean for row in values], LINES[name], marker=marker, color=color, label=label)
     axes.set(xlabel="part of the episode", ylabel="value", xlim=(-0.02, 1.02))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
-def calibration(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
-    """What came against what the critic said, in ten bins of as many tokens each; the diagonal is a perfect critic."""
-    bins = critic["calibration"]["all_tokens"]["table"]
-    said, came = [row["value"] for row in bins], [row["target"] for row in bins]
-    low, high = min([*said, *came], default=0), max([*said, *came], default=1)
+def calibration(axes: Axes, theme: Theme, critic: Critic) -> None:
+    """Mean target against mean value, in ten bins of as many tokens each; the diagonal is a perfect critic."""
+    bins = critic.calibration["all_tokens"].table
+    values, targets = [row.value for row in bins], [row.target for row in bins]
+    low, high = min([*values, *targets], default=0), max([*values, *targets], default=1)
     axes.plot([low, high], [low, high], ":", color=theme.grey, linewidth=1)
-    axes.plot(said, came, "o-", color=theme.blue, markersize=5)
-    axes.set(xlabel="mean value of the bin", ylabel=f"mean {critic['target']}")
+    axes.plot(values, targets, "o-", color=theme.blue, markersize=5)
+    axes.set(xlabel="mean value of the bin", ylabel=f"mean {critic.target}")
 
 
 def variants(axes: Axes, theme: Theme, sweep: Sweep) -> None:
     """Score of each variant with its interval, and of each of its seeds."""
     rows = {name: Score(row.score, row.ci95, row.scores) for name, row in sweep.variants.items()}
-    intervals(axes, theme, rows, set(rows))
+    intervals(axes, theme, rows, blue=rows)
     axes.set_xlabel(f"score on {sweep.settings['split']}; ticks are seeds")
 
 

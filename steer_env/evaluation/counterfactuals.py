@@ -14,11 +14,67 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from steer_env.evaluation.alternatives import NEXT_BEST, NO_OP, Alternatives
 from steer_env.evaluation.controls import idle
 from steer_env.evaluation.play import Array, Details, Envs, Lanes, Played, play
 
+NO_OP, NEXT_BEST, RANDOM_ACTIVE = "no_op", "next_best", "random_active"
+WITHOUT_STRONGEST, RANDOM_STRENGTHS = "without_strongest", "random_strengths"
+RANDOM_ARMS = (RANDOM_ACTIVE, RANDOM_STRENGTHS)
+Alternative = tuple[str, Any]
 Ranked = Callable[[Any, Lanes], "tuple[Array, Array | None]"]
+"""Observations and lanes -> actions, and preferences ``[B, A]`` among them; None where actions are strengths."""
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """What is tried in place of an action.
+
+    Choices of one feature have three arms: ``no_op``; ``next_best``, the features that the policy likes best after the
+    chosen one; ``random_active``, other features active at the token, drawn without replacement. Strengths have
+    ``no_op``; ``without_strongest``, the largest one set to zero; ``random_strengths``, uniform within the bounds.
+
+    Attributes:
+        next_best: Features in that arm, at most.
+        draws: Actions of the random arm, at most.
+        seed: Seed of the draws.
+    """
+
+    next_best: int = 3
+    draws: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("next_best", "draws", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    def to_choice(self, action: int, preferences: Array, active: Array, place: tuple[int, int]) -> list[Alternative]:
+        """Pairs of arm and action in place of a choice.
+
+        Args:
+            action: What was chosen, the last number of all for the no-op.
+            preferences: ``[A]``, minus infinity where illegal.
+            active: Numbers of the features active at the token.
+            place: Episode and step, on which draws depend.
+        """
+        no_op = len(preferences) - 1
+        liked = np.argsort(-preferences[:no_op], kind="stable")
+        liked = liked[np.isfinite(preferences[liked]) & (liked != action)]
+        drawn = self._rng(place).permutation(active[active != action])
+        found: list[Alternative] = [] if action == no_op else [(NO_OP, no_op)]
+        found += [(NEXT_BEST, int(other)) for other in liked[: self.next_best]]
+        return found + [(RANDOM_ACTIVE, int(other)) for other in drawn[: self.draws]]
+
+    def to_strengths(self, action: Array, space: spaces.Box, place: tuple[int, int]) -> list[Alternative]:
+        """Pairs of arm and action in place of strengths ``[k]``; ``place`` as above."""
+        weaker = np.array(action)
+        weaker[np.abs(weaker).argmax()] = 0.0
+        drawn = self._rng(place).uniform(space.low, space.high, (self.draws, *space.shape)).astype(np.float32)
+        steered = [(NO_OP, np.zeros_like(weaker)), (WITHOUT_STRONGEST, weaker)] if np.any(action) else []
+        return steered + [(RANDOM_STRENGTHS, strengths) for strengths in drawn]
+
+    def _rng(self, place: tuple[int, int]) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *place])
 
 
 class Branch(NamedTuple):
@@ -26,7 +82,7 @@ class Branch(NamedTuple):
 
     Attributes:
         place: The episode that is left, by its place in the list of items.
-        step: Where.
+        step: The token at which it is left.
         arm: Which kind of alternative is chosen there.
         action: The alternative.
     """
@@ -43,14 +99,14 @@ class Branch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Courses:
+class Trajectories:
     """Episodes as the policy played them, and what else it could have done.
 
     Attributes:
         items: Items of the environment's split.
-        seed: Of sampled decoding.
-        played: What came out, with a row a token.
-        actions: Of each episode ``[T]`` or ``[T, k]``.
+        seed: Seed of sampled decoding.
+        played: Their results, with a row a token.
+        actions: Actions of each episode, ``[T]`` or ``[T, k]``.
         branches: Every alternative at every token, by episode and step.
     """
 
@@ -61,7 +117,9 @@ class Courses:
     branches: list[Branch]
 
 
-def play_courses(envs: Envs, ranked: Ranked, items: Sequence[int], seed: int, alternatives: Alternatives) -> Courses:
+def play_trajectories(
+    envs: Envs, ranked: Ranked, items: Sequence[int], seed: int, alternatives: Alternatives
+) -> Trajectories:
     """Play each of ``items`` once with the policy and note what else could be done at every token.
 
     Raises:
@@ -84,17 +142,19 @@ def play_courses(envs: Envs, ranked: Ranked, items: Sequence[int], seed: int, al
 
     played = play(envs, act, items, seed)
     branches.sort(key=lambda branch: branch[:2])
-    return Courses(items, seed, played, [np.array(own) for own in actions], branches)
+    return Trajectories(items, seed, played, [np.array(own) for own in actions], branches)
 
 
-def play_branches(envs: Envs, ranked: Ranked, courses: Courses, branches: Sequence[Branch]) -> list[dict[str, Any]]:
+def play_branches(
+    envs: Envs, ranked: Ranked, trajectories: Trajectories, branches: Sequence[Branch]
+) -> list[dict[str, Any]]:
     """Final info of each of ``branches``; those with one action at one token are played once.
 
     Args:
-        envs: Environments as those of the courses.
-        ranked: The policy that played the courses; it goes on behind the branch.
-        courses: What is left.
-        branches: Some of ``courses.branches``.
+        envs: Environments like those of the trajectories.
+        ranked: The policy that played the trajectories; it goes on after the branch.
+        trajectories: The episodes that the branches leave.
+        branches: Some of ``trajectories.branches``.
     """
     if not branches:
         return []
@@ -107,13 +167,13 @@ def play_branches(envs: Envs, ranked: Ranked, courses: Courses, branches: Sequen
         for lane, number, step in lanes.under_way():
             branch = listed[number]
             if step < branch.step:
-                actions[lane] = courses.actions[branch.place][step]
+                actions[lane] = trajectories.actions[branch.place][step]
             elif step == branch.step:
                 actions[lane] = branch.action
         return actions, {}
 
-    items = [courses.items[branch.place] for branch in listed]
-    episodes = play(envs, act, items, courses.seed, tokens=False).episodes
+    items = [trajectories.items[branch.place] for branch in listed]
+    episodes = play(envs, act, items, trajectories.seed, tokens=False).episodes
     return [episodes[order[branch.key]] for branch in branches]
 
 
@@ -128,7 +188,7 @@ def play_without(
         items: Items of the split.
         removed: Numbers of actions (of strengths, places in the vector, which become zero).
         instead: ``"next_best"``, the policy's next choice, which may be the no-op; or ``"no_op"``.
-        seed: Of sampled decoding.
+        seed: Seed of sampled decoding.
 
     Raises:
         ValueError: ``instead`` is neither, or there are no items.

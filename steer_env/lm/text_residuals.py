@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sae_lens import SAE
 from torch import Tensor
 
-from steer_env.lm.sae_training import residuals
+from steer_env.lm.sae_training import loss_recovered, residuals, sae_quality
 
 
 def read_documents(path: Path) -> Iterator[str]:
@@ -33,6 +34,39 @@ def read_documents(path: Path) -> Iterator[str]:
         if file.suffix not in _KINDS:
             raise ValueError(f"text must be one of {', '.join(_KINDS)} or a folder of them, got {file.name!r}")
         yield from _KINDS[file.suffix](file)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text to train on, a part of it held out.
+
+    Attributes:
+        path: What :func:`read_documents` takes.
+        held_out: Share of the documents that is measured on and never trained on.
+    """
+
+    path: Path
+    held_out: float
+
+    def documents(self, held_out: bool) -> Iterator[str]:
+        """The documents that are held out, or the others."""
+        return (text for text in read_documents(self.path) if is_held_out(text, self.held_out) == held_out)
+
+    def count(self) -> dict[str, int]:
+        """How many documents are ``trained`` on and ``held_out``; every line is read, so that malformed ones are found.
+
+        Raises:
+            ValueError: There is no text, a line is malformed, or either part is empty.
+        """
+        held_out = [is_held_out(text, self.held_out) for text in read_documents(self.path)]
+        if not held_out:
+            raise ValueError(f"{self.path} holds no text")
+        if len(set(held_out)) == 1:
+            part = "all" if held_out[0] else "none"
+            raise ValueError(
+                f"held_out {self.held_out} of the {len(held_out)} documents of {self.path} is {part} of them"
+            )
+        return {"trained": held_out.count(False), "held_out": held_out.count(True)}
 
 
 def is_held_out(document: str, share: float) -> bool:
@@ -88,6 +122,44 @@ class Place:
         for part, mask in zip(tokens.split(self.rows), read.split(self.rows), strict=True):
             hidden = residuals(self.lm, part.to(self.lm.device), self.layer, self.site)
             yield hidden[mask.to(hidden.device)].float()
+
+
+def check_context(lm: Any, context: int) -> None:
+    """Refuse windows that are longer than what the model can read.
+
+    Raises:
+        ValueError: ``context`` tokens are too many.
+    """
+    longest = getattr(lm.config.get_text_config(), "max_position_embeddings", context)
+    if context > longest:
+        raise ValueError(f"context must be at most {longest}, the model's longest, got {context}")
+
+
+def measure_saved(folder: Path, place: Place, tokens: Tensor, read: Tensor) -> dict[str, Any]:
+    """What a saved SAE keeps of the model on windows ``[N, T]``, read as it will be used.
+
+    Args:
+        folder: Folder of the SAE.
+        place: The model and the site.
+        tokens: ``[N, T]`` token ids, padding on the right.
+        read: ``[N, T]`` positions that are measured.
+
+    Returns:
+        ``tokens``, ``median_residual_norm``, ``dead_share``, and what :func:`steer_env.lm.sae_training.sae_quality` and
+        :func:`steer_env.lm.sae_training.loss_recovered` measure.
+    """
+    sae = SAE.load_from_disk(folder, device=str(place.lm.device)).eval().requires_grad_(False)
+    quality = sae_quality(sae, place.read(tokens, read))
+    norms = torch.cat([part.norm(dim=-1) for part in place.read(tokens, read)])
+    on_device = tokens.to(place.lm.device), read.to(place.lm.device)
+    losses = loss_recovered(place.lm, sae, on_device[0], place.layer, place.site, on_device[1], place.rows)
+    return {
+        "tokens": int(read.sum()),
+        **quality,
+        "dead_share": quality["dead_features"] / sae.cfg.d_sae,
+        "median_residual_norm": float(norms.median()),
+        **losses,
+    }
 
 
 def repeated(one_pass: Callable[[], Iterator[Tensor]], least: int) -> Iterator[Tensor]:

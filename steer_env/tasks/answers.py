@@ -35,7 +35,7 @@ def final_number(text: str) -> Fraction | None:
 
     Thousands separators, currency signs and a closing full stop do not count; ``18.00`` is 18, ``3/4`` a fraction,
     and a minus may be Unicode's. A minus stands right before its number; in 16-3 and 16 - 3 there is none. Of an
-    equation behind ``####`` the last side counts that is no sum: ``5 + 13 = 18`` is 18.
+    equation after ``####`` the last side counts that is no sum: ``5 + 13 = 18`` is 18.
 
     Returns:
         The exact value; None where there is no number (or one of more than 100 digits).
@@ -54,13 +54,13 @@ def final_number(text: str) -> Fraction | None:
 
 
 def share_of_steps(text: str, gold: str) -> float:
-    """Of the results of the gold answer's steps (what stands behind each ``=``), the share that ``text`` has, in order.
+    """Of the results of the gold answer's steps (what follows each ``=``), the share that ``text`` has, in order.
 
     Counted up to the first that is missing; other results in between do not matter. 0 where gold has no steps.
     """
     wanted, found = _results(gold), iter(_results(text))
     reached = 0
-    while reached < len(wanted) and wanted[reached] in found:  # which goes on behind the one found before
+    while reached < len(wanted) and wanted[reached] in found:  # which goes on after the one found before
         reached += 1
     return reached / max(len(wanted), 1)
 

@@ -168,7 +168,7 @@ def example_rows(few_shot: int, data: str, source: Source, task: str) -> list[Ro
 
 
 _LETTER = re.compile(r"(?<![\w'’])\(?([A-Ja-j])\)?(?![\w'’])")
-_VERDICTS = (  # a letter stands behind each of them, and the first kind that has one counts
+_VERDICTS = (  # a letter follows each of them, and the first kind that has one counts
     re.compile(r"\banswer\b[^.\n]*?(?:\bis\b|\bbe\b|[:=])", re.IGNORECASE),
     re.compile(r"(?<![\w'’])(?=\(?[A-J]\)?\s+is\s+(?:the\s+)?(?:right|correct|best|answer)\b)"),
     re.compile(
@@ -188,7 +188,7 @@ _WORD = re.compile(  # "A dog", "I think"; "A is right" and "A or B" are about o
     r"(?<=[Aa])\s+(?!(?:or|and|is|was|because|since|as|but)\b)[a-z]|(?<=[Ii])\s+[a-z]"
 )
 _LISTED = re.compile(r"[^\w.]*(?:\b(?:or|and)\b[^\w.]*)*")  # between letters of which none is meant more than another
-_CLAUSE = re.compile(r"\W*\s(?:is|was|has|would|could|seems)\b")  # behind a letter with which a new thought begins
+_CLAUSE = re.compile(r"\W*\s(?:is|was|has|would|could|seems)\b")  # after a letter with which a new thought begins
 _EDGES = " .:()*\"'"
 _BEFORE = 60  # characters in front of a letter that may deny it
 
@@ -248,8 +248,8 @@ def _settled(said: str, letters: Sequence[re.Match[str]]) -> int | None:
     undecided = 0  # verdicts before this are taken back
     for verdict in _VERDICTS:
         last = max((match.end() for match in verdict.finditer(said)), default=-1)
-        behind = [letter for letter in letters if letter.start() >= last >= undecided]
-        named = _together(said, behind)
+        after = [letter for letter in letters if letter.start() >= last >= undecided]
+        named = _together(said, after)
         if len({_index(letter) for letter in named}) == 1:
             return _index(named[0])
         if named:

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
+from steer_env.evaluation.alternatives import Alternatives
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo, table
@@ -24,13 +25,11 @@ from agents.reading import UNKNOWN, Context, family_of
 from agents.report.markdown import markdown_table
 from agents.runs.checks import check_run
 from agents.runs.config import TrainConfig
-from agents.runs.folder import RunFolder
-from agents.runs.loading import load_trained, make_envs
+from agents.runs.loading import load_run
 from agents.runs.training import main as train
 from agents.vec_env import SB3VecEnv
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate import main as evaluate
-from steer_env.evaluation.alternatives import Alternatives
 from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes, play
 from tests.toys import AimVectorEnv
@@ -82,13 +81,11 @@ def test_every_row_trains_evaluates_checks_and_analyses(algo, kind, mask, tiny, 
     records = analyze(path, effort=Effort(Alternatives(1, 1), tokens=1, search_plays=64, num_envs=32))
     assert records["critic"]["target"] == "return", "values are logged"
     assert records["branch_points"]["episodes_analysed"] == 12
-    run = RunFolder.open(path)
-    envs = make_envs(run.config, "test", 12)
-    model, loaded_mask = load_trained(run, envs)
-    assert type(model) is row.cls
+    run = load_run(path)
+    assert type(run.model) is row.cls
     log = pd.read_parquet(path / "interventions.parquet")
     own = log[log["arm"] == "trained"].drop_duplicates("episode").sort_values("episode")
-    played = play(envs, policy_of(model, loaded_mask), own["item"].tolist(), seed=0)
+    played = play(run.envs("test", 12), run.policy, own["item"].tolist(), seed=0)
     np.testing.assert_array_equal(played.scores, own["score"])
     assert played.scores.mean() == pytest.approx(result.arms["trained"].scores[0])
     assert np.isfinite(played.tokens["value"]).all()
@@ -182,6 +179,12 @@ def test_an_algorithm_in_no_table_is_read_by_what_it_has(tiny) -> None:
     assert set(details) == {"log_prob", "value", "entropy"}
     assert preferences.shape == (6, 25)
     assert family_of(object()) is UNKNOWN
+
+
+def test_the_readmes_example_runs(capsys) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    exec(compile(block, "agents/README.md", "exec"), {})
+    assert 0.0 <= float(capsys.readouterr().out.splitlines()[-1]) <= 1.0
 
 
 def test_the_readmes_table_is_made_from_the_rows() -> None:

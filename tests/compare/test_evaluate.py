@@ -20,7 +20,7 @@ from agents.compare.summary import over_seeds
 from agents.policies import policy_of
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
-from agents.runs.loading import load_trained, make_envs
+from agents.runs.loading import load_run, load_trained, make_envs
 from agents.runs.steering import require_same_steering
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
@@ -92,7 +92,7 @@ def test_train_and_test_stand_side_by_side(evaluated):
     tokens = pd.read_parquet(evaluated / "interventions.parquet", filters=[("arm", "==", "trained")])
     played = play(make_envs(run.config, "test", 1), policy_of(model, mask), tokens["item"].unique().tolist(), 0)
     assert arm["seen_in_train"] == pytest.approx(np.mean([each["moves"] in courses for each in played.episodes]))
-    said = Evaluation.read(evaluated / "evaluation.json").train_and_test()
+    said = load_run(evaluated).evaluation().train_and_test()
     assert f"{arm['train_score']:.3f} on 60 items of train, {arm['score']:.3f} on 60 of test" in said
 
 

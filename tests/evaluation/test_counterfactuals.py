@@ -10,8 +10,14 @@ import steer_env  # noqa: F401  # registers the environments
 from agents.algos import make_algo
 from agents.policies import policy_of
 from agents.vec_env import SB3VecEnv
-from steer_env.evaluation.alternatives import Alternatives
-from steer_env.evaluation.counterfactuals import Branch, play_branches, play_courses, play_without, spread
+from steer_env.evaluation.counterfactuals import (
+    Alternatives,
+    Branch,
+    play_branches,
+    play_trajectories,
+    play_without,
+    spread,
+)
 from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes
 
@@ -86,12 +92,12 @@ def deciding(loop, items, arms):
 
 def flips(envs, model, items, wanted, seed):
     ranked = policy_of(model).rank
-    courses = play_courses(envs, ranked, items, seed, wanted)
-    finals = play_branches(envs, ranked, courses, courses.branches)
-    right = courses.played.scores > 0.5
+    trajectories = play_trajectories(envs, ranked, items, seed, wanted)
+    finals = play_branches(envs, ranked, trajectories, trajectories.branches)
+    right = trajectories.played.scores > 0.5
     turned = {
         tuple(branch)
-        for branch, final in zip(courses.branches, finals, strict=True)
+        for branch, final in zip(trajectories.branches, finals, strict=True)
         if (final["score"] > 0.5) != right[branch.place]
     }
     return turned, len(finals)
@@ -136,10 +142,12 @@ def test_branch_points_of_the_embedded_models_are_those_of_an_exhaustive_search(
 def test_a_branch_that_does_what_was_done_is_the_same_episode(make, env):
     envs = make(3, env, temperature=1.0, **({"k": 4} if env.startswith("Auto") else {}))
     ranked = policy_of(agent(envs) if env.startswith("Steer") else make_algo("ppo", SB3VecEnv(envs), seed=1)).rank
-    courses = play_courses(envs, ranked, ITEMS, 3, Alternatives())
-    same = [Branch(i, step, "same", own[step]) for i, own in enumerate(courses.actions) for step in range(len(own))]
-    for branch, final in zip(same, play_branches(envs, ranked, courses, same), strict=True):
-        factual = courses.played.episodes[branch.place]
+    trajectories = play_trajectories(envs, ranked, ITEMS, 3, Alternatives())
+    same = [
+        Branch(i, step, "same", own[step]) for i, own in enumerate(trajectories.actions) for step in range(len(own))
+    ]
+    for branch, final in zip(same, play_branches(envs, ranked, trajectories, same), strict=True):
+        factual = trajectories.played.episodes[branch.place]
         assert {**final, "index": 0} == {**factual, "index": 0}
 
 
@@ -196,10 +204,10 @@ def test_a_policy_that_remembers_is_asked_at_every_token(make):
     for lanes in (1, 4):
         envs = make(lanes)
         ranked = policy_of(agent(envs, "recurrent_ppo", n_steps=8, batch_size=8)).rank
-        courses = play_courses(envs, ranked, ITEMS[:2], 0, Alternatives(1, 1))
-        finals = play_branches(envs, ranked, courses, courses.branches)
+        trajectories = play_trajectories(envs, ranked, ITEMS[:2], 0, Alternatives(1, 1))
+        finals = play_branches(envs, ranked, trajectories, trajectories.branches)
         branches[lanes] = [
-            (branch, final["completion"]) for branch, final in zip(courses.branches, finals, strict=True)
+            (branch, final["completion"]) for branch, final in zip(trajectories.branches, finals, strict=True)
         ]
     assert branches[1] == branches[4]
 
@@ -207,18 +215,18 @@ def test_a_policy_that_remembers_is_asked_at_every_token(make):
 def test_branches_that_are_one_episode_are_played_once(make):
     envs = make(1)
     ranked = policy_of(agent(envs)).rank
-    courses = play_courses(envs, ranked, ITEMS[:1], 0, EVERYTHING)
+    trajectories = play_trajectories(envs, ranked, ITEMS[:1], 0, EVERYTHING)
     model = envs.unwrapped.episode.scene.model
 
     def passes(branches):
         before = model.forward_passes
-        finals = play_branches(envs, ranked, courses, branches)
+        finals = play_branches(envs, ranked, trajectories, branches)
         return model.forward_passes - before, finals
 
-    twin = courses.branches[1]._replace(arm="twin")
-    once, (final,) = passes(courses.branches[1:2])
-    assert passes([courses.branches[1], twin]) == (once, [final, final])
-    assert play_branches(envs, ranked, courses, []) == []
+    twin = trajectories.branches[1]._replace(arm="twin")
+    once, (final,) = passes(trajectories.branches[1:2])
+    assert passes([trajectories.branches[1], twin]) == (once, [final, final])
+    assert play_branches(envs, ranked, trajectories, []) == []
 
 
 def test_alternatives_to_a_choice():

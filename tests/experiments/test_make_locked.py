@@ -14,22 +14,23 @@ import torch
 from sae_lens import SAE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.make.locked.__main__ import EMBEDDED, Config, main
+from experiments.make.locked.__main__ import main
 from experiments.make.locked.batches import PAD, Texts, World, build_tokenizer
 from experiments.make.locked.card import way
+from experiments.make.locked.config import EMBEDDED, LanguageModelConfig, MakeLockedConfig
 from experiments.make.locked.instrument import TEXT_ENVIRONMENTS, _kind_oracle, generate, unlocked
 from experiments.make.locked.texts import FORMATS, Shares, facts, training_text
-from experiments.make.locked.training import BOS, LanguageModelConfig, Overlay, cue_directions, weighted_loss
+from experiments.make.locked.training import BOS, Overlay, cue_directions, weighted_loss
 from steer_env.evaluation.controls import score_pushes
 from steer_env.lm.sae_training import SAEConfig, residuals
 from steer_env.tasks import TASKS
 from steer_env.tasks.world import world_rows
 
-TINY = Config(
+TINY = MakeLockedConfig(
     lm=LanguageModelConfig(width=16, blocks=3, heads=2, steps=2, over_steps=2, over_layers=(0, 1, 1, 1)),
     sae=SAEConfig(features=8, k=2, samples=2_000, batch=100),
-    choices=replace(Config.choices, layer=1),
-    steps=replace(Config.steps, layer=1),
+    choices=replace(MakeLockedConfig.choices, layer=1),
+    steps=replace(MakeLockedConfig.steps, layer=1),
     rounds=1,
     items=40,
 )

@@ -7,44 +7,41 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from sae_lens import SAE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.make.tictactoe.__main__ import EMBEDDED, Config, main
-from experiments.make.tictactoe.games import Players, habitual_move, sample_games
-from experiments.make.tictactoe.instrument import (
-    Steered,
-    draw_rate,
-    fixed,
-    open_positions,
-    oracle,
-    play_games,
-    token_ids,
-    unsteered,
-)
-from experiments.make.tictactoe.training import (
+from experiments.make.tictactoe.__main__ import card_text, main
+from experiments.make.tictactoe.config import (
+    EMBEDDED,
+    GamesSAEConfig,
     LanguageModelConfig,
-    SAEConfig,
-    build_tokenizer,
-    encode_games,
-    train_language_model,
+    MakeTicTacToeConfig,
+    Players,
 )
+from experiments.make.tictactoe.games import habitual_move, sample_games
+from experiments.make.tictactoe.instrument import moves_by_feature, open_positions, oracle, shares
+from experiments.make.tictactoe.training import build_tokenizer, encode_games, train_language_model
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.controls import Setting, fixed, unsteered
+from steer_env.evaluation.play import Envs, Policy, play
 from steer_env.lm.sae_training import residuals
-from steer_env.tasks.tictactoe.rules import EMPTY, legal_moves, play, winner
-from steer_env.tasks.tictactoe.task import TicTacToe
+from steer_env.tasks.tictactoe.rules import EMPTY, legal_moves, winner
+from steer_env.tasks.tictactoe.rules import play as play_move
 
 TINY_LM = LanguageModelConfig(width=16, hidden=16, blocks=2, heads=2, steps=4, batch=8)
-TINY = Config(
+TINY = MakeTicTacToeConfig(
     games=100,
     held_out=50,
     lm=TINY_LM,
-    sae=SAEConfig(features=8, k=2, samples=2_000, batch=100, games=50),
+    sae=GamesSAEConfig(features=8, k=2, samples=2_000, batch=100, games=50),
     layer=0,
     positions=5,
     episodes=4,
+    probe_steps=5,
 )
 
 
@@ -53,13 +50,17 @@ def card() -> dict:
     return json.loads((EMBEDDED / "card.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def steered(card: dict) -> Steered:
-    """The embedded model and SAE as the card says to use them."""
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED).eval().requires_grad_(False)
-    sae = SAE.load_from_disk(EMBEDDED / "sae")
+def make_games(card: dict, **kwargs: object) -> Envs:
+    """Test games with the embedded model, steered as the card says."""
     how = card["steering"]["tictactoe"]
-    return Steered(model, how["layer"], sae.W_dec.detach() * how["coefficient"] * how["residual_norm"])
+    strength = how["coefficient"] * how["residual_norm"]
+    own = {"model": str(EMBEDDED), "sae": str(EMBEDDED / "sae"), "coefficient": strength}
+    return gym.make_vec("Steer-TicTacToe-v0", 64, split="test", coefficient_unit="residual", **own, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def games(card: dict) -> Envs:
+    return make_games(card)
 
 
 # ---------------------------------------------------------------- games
@@ -70,7 +71,7 @@ def test_games_are_legal_and_end_where_the_rules_say() -> None:
         board = EMPTY
         for digit in game.split():
             assert int(digit) - 1 in legal_moves(board)
-            board = play(board, int(digit) - 1)
+            board = play_move(board, int(digit) - 1)
         assert not legal_moves(board)
 
 
@@ -107,11 +108,31 @@ def test_the_list_of_open_positions_is_complete() -> None:
     assert all(not winner(board) for board, _ in positions)
 
 
-def test_the_upper_blocks_alone_say_what_the_whole_model_says(steered: Steered) -> None:
-    tokens = token_ids(["519", "123", "951"])
-    with torch.no_grad():
-        whole = steered.model(tokens).logits[:, -1]
-    torch.testing.assert_close(steered.logits(residuals(steered.model, tokens, steered.layer)), whole)
+@pytest.mark.parametrize(("moves", "pushed"), [("5", ()), ("951", ()), ("519", (135,)), ("51943", (7, 256))])
+def test_what_is_said_under_each_feature_is_what_a_plain_hook_makes_the_model_say(
+    games: Envs, moves: str, pushed: tuple[int, ...]
+) -> None:
+    """Over the whole text at once; 256 is the no-op, and moves that were not steered are not in ``pushed``."""
+    env = unwrap(games)
+    deltas = torch.cat([env.directions * env.coefficient, torch.zeros(1, env.directions.shape[1])])
+    tokens = env.tokenizer.hf([" ".join(moves)], return_tensors="pt").input_ids
+
+    def said(feature: int) -> int:
+        def steer(module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
+            push = torch.zeros_like(output)
+            for turn, action in enumerate((*pushed, feature)):
+                push[0, 1 + 2 * turn if pushed else -1] = deltas[action]
+            return output + push
+
+        handle = env.lm.model.layers[env.layer].register_forward_hook(steer)
+        token = env.lm(tokens).logits[0, -1].argmax()
+        handle.remove()
+        text = env.tokenizer.hf.decode(token).strip()
+        return int(text) - 1 if text.isdigit() else -1
+
+    found = moves_by_feature(env, moves, pushed)
+    assert len(found) == 256
+    assert found[::5].tolist() == [said(feature) for feature in range(0, 256, 5)]
 
 
 # ---------------------------------------------------------------- making
@@ -123,8 +144,9 @@ def test_main_writes_a_model_that_standard_loaders_read(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.hidden_size == TINY.lm.width
     assert SAE.load_from_disk(tmp_path / "sae").cfg.d_sae == TINY.sae.features
     assert AutoTokenizer.from_pretrained(tmp_path)("5 1").input_ids == [0, 8, 4]
-    assert "Measured as O" in (tmp_path / "CARD.md").read_text()
-    assert main(replace(TINY, out=tmp_path / "again"))["sha256"] == card["sha256"]
+    assert (tmp_path / "CARD.md").read_text() == card_text(card)
+    assert set(card["measured"]["readability"]) == {"positions", "linear", "mlp"}
+    assert main(replace(TINY, out=tmp_path / "again")) == card
 
 
 @pytest.mark.parametrize(
@@ -168,22 +190,29 @@ def test_the_tokenizer_keeps_the_text() -> None:
     assert tokenizer("").input_ids == [tokenizer.bos_token_id]
 
 
-def test_the_sae_fits_the_model_and_has_unit_directions(steered: Steered, card: dict) -> None:
-    sae = SAE.load_from_disk(EMBEDDED / "sae").requires_grad_(False)
-    assert sae.cfg.d_in == steered.model.config.hidden_size
+def test_the_card_for_people_says_what_the_card_for_machines_says(card: dict) -> None:
+    assert (EMBEDDED / "CARD.md").read_text() == card_text(card)
+
+
+def test_the_sae_fits_the_model_and_has_unit_directions(games: Envs, card: dict) -> None:
+    sae, env = SAE.load_from_disk(EMBEDDED / "sae").requires_grad_(False), unwrap(games)
+    assert sae.cfg.d_in == env.lm.config.hidden_size
     assert sae.cfg.metadata.hook_name == f"blocks.{card['steering']['tictactoe']['layer']}.hook_resid_post"
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(sae.cfg.d_sae))
-    acts = residuals(steered.model, token_ids(["51937"]), steered.layer)[:, 1:]
+    ids = env.tokenizer.hf(["5 1 9 3 7"], return_tensors="pt").input_ids
+    acts = residuals(env.lm, ids, env.layer)[:, 1:]
     features = sae.encode(acts)
     assert int((features > 0).sum(-1).max()) <= card["config"]["sae"]["k"]
     unexplained = (sae.decode(features) - acts).pow(2).sum() / acts.pow(2).sum()
     assert float(unexplained) < 0.2
 
 
-def test_it_is_weak_alone_and_steerable(steered: Steered, card: dict) -> None:
-    task, items = TicTacToe(split="test"), range(200)
-    assert draw_rate(play_games(steered, task, items, unsteered)) <= 0.30
-    assert draw_rate(play_games(steered, task, items, unsteered, temperature=1.0)) <= 0.40
-    best = steered.deltas[card["measured"]["best_fixed"]["feature"]]
-    assert draw_rate(play_games(steered, task, items, fixed(best))) < 0.50
-    assert draw_rate(play_games(steered, task, range(20), oracle(steered))) > 0.95
+def test_it_is_weak_alone_and_steerable(games: Envs, card: dict) -> None:
+    def drawn(envs: Envs, policy: Policy, items: int) -> float:
+        return shares(play(envs, policy, range(items), 0, tokens=False))["draw_rate"]
+
+    alone, best = unsteered(Setting()), card["measured"]["best_fixed"]["feature"]
+    assert drawn(games, alone, 200) <= 0.30
+    assert drawn(make_games(card, temperature=1.0), alone, 200) <= 0.40
+    assert drawn(games, fixed(best), 200) < 0.50
+    assert drawn(games, oracle(unwrap(games)), 5) == 1

@@ -11,25 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-from agents.inside.controller_report import as_html, as_markdown
-from agents.inside.controller_scores import best_ridge, number_scores, probe_scores
-from agents.inside.controller_states import (
+from agents.inside.controller import (
     ControllerStates,
+    best_ridge,
     canonical,
-    columns_of,
+    last_hidden,
     moves_so_far,
+    number_scores,
     overhear,
+    probe_scores,
     record_controller,
 )
-from agents.inside.probes_data import OBSERVATION
-from agents.inside.recording import Recording, RolloutConfig
-from agents.inside.worlds.tictactoe_facts import board_after, fact_table, facts, value_to_mover
+from agents.inside.controller_report import ControllerResult, as_html, as_markdown
+from agents.inside.recordings import Recording, RolloutConfig
+from agents.inside.transitions import OBSERVATION, layer_rows
+from agents.inside.worlds.tictactoe import board_after, fact_table, facts, value_to_mover
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import fresh_agent, load_trained, make_envs
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
-from experiments.inside.controller import ControllerConfig, last_hidden, main
+from experiments.inside.controller import ControllerConfig, main
 from experiments.report import ReportConfig
 from experiments.report import main as report
 from steer_env.tasks.tictactoe.rules import legal_moves, play
@@ -175,7 +177,7 @@ def test_states_are_of_the_runs_games(run: Path) -> None:
     lanes = overhear(envs, mask)
     fresh = fresh_agent(folder.config | {"seed": 9}, envs, lanes)
     states = record_controller((model, fresh), lanes, RolloutConfig(24, deterministic=False), (1.0,))
-    assert columns_of(states.recording, OBSERVATION, states.rows).shape[1] == 32  # the residual, without the mask
+    assert layer_rows(states.recording, OBSERVATION).shape[1] == 32  # the residual, without the mask
     assert set(states.recording.observations) == {"obs"}
     assert set(np.unique(states.recording.steps["level"])) == {0, 1}
     assert not set(states.train) & set(states.test)
@@ -214,13 +216,13 @@ def test_the_study_of_a_small_run(run: Path) -> None:
         blunder=0.5,
     )
     result = main(cfg)
-    assert result["layers"]["actor"] == "mlp_extractor.policy_net.3"
-    assert set(result["probes"]["trained"]) == set(result["probes"]["untrained"]) == set(result["layers"]["all"])
-    assert result["features"]["columns"]["neurons"]["live"] <= 12
-    assert set(result["values"]) == {"mlp_extractor.policy_net.3", "mlp_extractor.value_net.3", "observation"}
-    assert "early" in result["probes"]["observation"]
+    assert result.layers["actor"] == "mlp_extractor.policy_net.3"
+    assert set(result.probes["trained"]) == set(result.probes["untrained"]) == set(result.layers["all"])
+    assert result.features["columns"]["neurons"]["live"] <= 12
+    assert set(result.values) == {"mlp_extractor.policy_net.3", "mlp_extractor.value_net.3", "observation"}
+    assert "early" in result.probes["observation"]
     text = (run / "controller.md").read_text()
-    assert text == as_markdown(json.loads((run / "controller.json").read_text()))
+    assert text == as_markdown(ControllerResult.read(run / "controller.json"))
     assert "| centre theirs |" in text
     assert (run / "controller.png").read_bytes()[:4] == b"\x89PNG"
     page = report(ReportConfig(run)).read_text()

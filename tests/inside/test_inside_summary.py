@@ -16,11 +16,17 @@ def controller(gain: float, low: float, p: float) -> dict[str, Any]:
     areas = {"critic": {"lost": 0.6 + gain}, "actor": {"lost": 0.55}}
     gains = {"critic": {"observation": {"lost": bar}, "untrained": {"lost": bar}}}
     probes = {"observation": {"lost": 0.6}, "trained": areas, "untrained": {"critic": {"lost": 0.5}}, "gains": gains}
-    return {"states": {"facts": {"lost": 0.25}}, "layers": {"actor": "actor", "critic": "critic"}, "probes": probes}
+    return {
+        **{"run": "r", "env": "Steer-TicTacToe-v0", "algo": "ppo", "benchmark": False, "wall_s": 1.0, "cpu_s": 1.0},
+        **{key: {} for key in ("numbers", "values", "features", "config")},
+        "states": {"facts": {"lost": 0.25}},
+        "layers": {"actor": "actor", "critic": "critic"},
+        "probes": probes,
+    }
 
 
 def study() -> dict[str, Any]:
-    spread = {"explained_variance": 0.91, "l0": 20.0, "features": 12.0, "told": 3.0}
+    spread = {"explained_variance": 0.91, "l0": 20.0, "features": 12.0, "detected": 3.0}
     chosen = {
         "over_seeds": {name: {"mean": value} for name, value in spread.items()},
         "return_kept": 0.97,
@@ -36,6 +42,8 @@ def study() -> dict[str, Any]:
     }
     told = {name: {"auroc": 0.8} for name in chosen["predicates"]}
     return {
+        **{"module": "q_net.q_net.2", "wall_s": 1.0},
+        **{key: {} for key in ("rows", "substitutions", "config")},
         "agent": {"env": "KingRookKing-v0", "seed": 2},
         "plain": {"return": 94.28},
         "chosen": "topk-24-k6",
@@ -52,7 +60,7 @@ def study() -> dict[str, Any]:
 
 def folder(path: Path, name: str, content: dict[str, Any]) -> Path:
     path.mkdir()
-    (path / f"{name}.json").write_text(json.dumps(content))
+    (path / f"{name}.json").write_text(json.dumps({"version": 1, **content}))
     return path
 
 
@@ -81,7 +89,7 @@ def test_runs_are_put_together_by_fact(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"rl_sae\.json is missing: python -m experiments\.rl_sae"):
+    with pytest.raises(FileNotFoundError, match=r"rl_sae\.json is missing: steer rl-sae makes it"):
         main(InsideSummaryConfig(saes=(tmp_path,)))
     with pytest.raises(ValueError, match="either saes or controllers"):
         main(InsideSummaryConfig())

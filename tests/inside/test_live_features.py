@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +14,21 @@ from scipy import stats
 from stable_baselines3 import DQN
 from torch import nn
 
-from agents.inside.live_fits import best_count, centred, chance, correct, correlation, explained, fit, relation
-from agents.inside.worlds.training import greedy_actions
-from experiments.inside.live_features import Decomposed, LiveFeaturesConfig, count_live, find_agents
+from agents.inside.live_features import (
+    Decomposed,
+    best_count,
+    centred,
+    chance,
+    correct,
+    correlation,
+    count_live,
+    explained,
+    find_agents,
+    fit,
+    relation,
+)
+from agents.inside.worlds.agents import greedy_actions
+from experiments.inside.live_features import LiveFeaturesConfig
 from experiments.inside.live_features import main as study
 from experiments.make.agents import AgentsConfig, main
 
@@ -123,14 +134,14 @@ def test_rows_of_one_training_are_shuffled_together() -> None:
 
 def test_agents_are_saved_on_their_way_and_arrive_the_same(tmp_path: Path) -> None:
     cards = main(AgentsConfig(tmp_path / "on", seeds=(3,), steps=5_600, saves=(320, 5_360), hidden=(12,)))
-    assert [card["steps"] for card in cards] == [320, 5_360, 5_600]
+    assert [card.steps for card in cards] == [320, 5_360, 5_600]
     main(AgentsConfig(tmp_path / "off", seeds=(3,), steps=5_600, hidden=(12,)))
     way = [tmp_path / "on" / "seed-3" / name for name in ("steps-320", "steps-5360", "")]
     early, late, last, alone = (greedy_actions(DQN.load(f / "agent.zip")) for f in (*way, tmp_path / "off" / "seed-3"))
     np.testing.assert_array_equal(last, alone)
     assert (early != late).any()
     assert (late != last).any()
-    assert json.loads((way[1] / "agent.json").read_text())["evaluation"] == cards[1]["evaluation"]
+    assert json.loads((way[1] / "agent.json").read_text())["evaluation"] == cards[1].evaluation
     with pytest.raises(ValueError, match="between 0 and the 100 steps of the training, got 100"):
         main(AgentsConfig(tmp_path / "no", steps=100, saves=(100,)))
 
@@ -159,11 +170,10 @@ def test_features_are_counted_on_as_many_states_of_every_agent() -> None:
         Decomposed({}, Numbers(), acts, acts.numpy(), lambda seen: ({"layer": torch.from_numpy(seen["obs"])}, None))
         for acts in (few, many)
     )
-    cfg = LiveFeaturesConfig(Path("unused"), (), width=4)
-    assert count_live(cfg, [one, other]) == 10
+    assert count_live([one, other], 4_000) == 10
     assert (one.row["live"], other.row["live"]) == (2, 1)
     assert one.row["live_on_same"] == other.row["live_on_same"] == 1  # the first half of the one's, then of the other's
-    assert count_live(replace(cfg, states=4), [one, other]) == 4
+    assert count_live([one, other], 4) == 4
     assert one.row["live"] == 1
 
 
@@ -175,12 +185,12 @@ def test_the_study_of_tiny_agents(tmp_path: Path) -> None:
         tmp_path / "live", (tmp_path / "agents",), width=16, k=2, samples=2_048, episodes=40, states=50, shuffles=20
     )
     result = study(cfg)
-    rows = result["agents"]
+    rows = result.agents
     assert [row["steps"] for row in rows] == [3_072, 1_024] * 2
     assert len({row["training"] for row in rows}) == 2
-    assert result["states"] <= 50
+    assert result.states <= 50
     assert all(2 <= row[name] <= 16 and row["l0"] <= 2 for row in rows for name in ("live", "live_on_same"))
-    assert set(result["relations"]["live"]["by_length"]) == {"1024", "3072"}
+    assert set(result.relations["live"]["by_length"]) == {"1024", "3072"}
     text = (cfg.out / "live_features.md").read_text()
     assert "4 agents of 2 trainings, 2 lengths" in text
     assert "| quadratic |" in text

@@ -10,9 +10,9 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.inside.worlds.agents import RECIPES, greedy_actions, make_world, recipe_of, train_agent
 from agents.inside.worlds.king_rook_king import observations
 from agents.inside.worlds.king_rook_rules import LEGAL
-from agents.inside.worlds.training import RECIPES, greedy_actions, make_world, recipe_of, train_agent
 from experiments.make.agents import AgentsConfig, main
 
 

@@ -8,9 +8,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents.inside.worlds.king_rook_predicates import predicate_table, predicates
 from agents.inside.worlds.king_rook_rules import LEGAL, OUTCOME, POSITIONS, Outcome, to_position, to_squares
-from agents.inside.worlds.mate_table import mate_table, mating, prospects
+from agents.inside.worlds.mate_table import mate_table, mating, predicate_table, predicates, prospects
 from tests.plain_chess import plain_escapes, plain_replies, plain_white_moves
 
 TABLE = mate_table()

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from agents.inside.worlds.minatar import GAMES, MinAtar
+from agents.inside.worlds.arcade import GAMES, MinAtar
 
 IDS = [f"MinAtar{game.title().replace('_', '')}-v0" for game in GAMES]
 

@@ -9,8 +9,19 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO
 
-from agents.inside.probes import FitConfig, Scale, fit_probes
-from agents.inside.probes_data import (
+from agents.inside.probes import (
+    FitConfig,
+    LossWeights,
+    Scale,
+    ccs_loss,
+    dominance_loss,
+    fit_probes,
+    negative_variance,
+    returns_loss,
+    td_loss,
+)
+from agents.inside.recordings import Recording, RolloutConfig
+from agents.inside.transitions import (
     OBSERVATION,
     Transitions,
     draw_rows,
@@ -22,10 +33,8 @@ from agents.inside.probes_data import (
     split_trajectories,
     transitions,
 )
-from agents.inside.probes_losses import LossWeights, ccs_loss, dominance_loss, negative_variance, returns_loss, td_loss
-from agents.inside.probes_planning import action_chances, exact_world, policy_values
-from agents.inside.recording import Recording, RolloutConfig
-from agents.inside.worlds.training import make_world, train_agent
+from agents.inside.worlds.agents import make_world, train_agent
+from agents.inside.worlds.tabular import action_chances, exact_world, policy_values
 
 FIT = FitConfig(steps=120, rate=0.05, restarts=2)
 

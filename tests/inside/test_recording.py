@@ -15,10 +15,19 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from agents.inside.recording import Recording, RolloutConfig, discounted, join, lanewise, record
-from agents.inside.recording_files import read_chunks, read_recording, save_recording
+from agents.inside.recordings import (
+    Recording,
+    RolloutConfig,
+    discounted,
+    join,
+    lanewise,
+    read_chunks,
+    read_recording,
+    record,
+    save_recording,
+)
 from agents.inside.worlds.king_rook_king import positions_of
-from agents.inside.worlds.king_rook_predicates import lane_predicates, predicate_table
+from agents.inside.worlds.mate_table import lane_predicates, predicate_table
 from agents.masked_policy import MaskedPolicy
 from agents.vec_env import SB3VecEnv
 from steer_env.evaluation.masks import ScopeMask
@@ -165,12 +174,12 @@ def test_unfinished_steps_are_let_go() -> None:
     """What is held at once does not grow with the number of episodes: only the chunk and what is being played."""
     import gc
 
-    from agents.inside import recording
+    from agents.inside import recordings
 
     model, alive = dqn(poles()), []
     for chunk in record(model, poles(), [], RolloutConfig(60, chunk_rows=50)):
         del chunk
-        alive.append(sum(type(thing) is recording._Step for thing in gc.get_objects()))
+        alive.append(sum(type(thing) is recordings._Step for thing in gc.get_objects()))
     assert len(alive) >= 8
     assert max(alive) <= 60
 

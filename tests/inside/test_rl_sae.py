@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from stable_baselines3 import DQN
 from torch import Tensor, nn
 
-from agents.inside import sae_scores as rl_sae_scores
-from agents.inside.feature_cards import chosen_states
-from agents.inside.recording import Recording, recompute
-from agents.inside.sae_scores import SPREADS, Acting, look_closely, over_seeds, score_columns, split_states
+from agents.inside import sae_study
+from agents.inside.recordings import Recording, recompute
+from agents.inside.sae_report import chosen_states, draw_board, draw_cart_pole, draw_minatar
+from agents.inside.sae_study import SPREADS, Acting, choose, look_closely, over_seeds, score_columns, split_states
 from agents.inside.saes import (
     auroc,
     auroc_gain,
@@ -33,11 +33,10 @@ from agents.inside.saes import (
     split_rows,
     without_feature,
 )
-from agents.inside.state_drawings import draw_board, draw_cart_pole, draw_minatar
+from agents.inside.worlds.agents import train_agent
 from agents.inside.worlds.king_rook_king import observations
 from agents.inside.worlds.king_rook_rules import to_position
-from agents.inside.worlds.training import train_agent
-from experiments.inside.rl_sae import RLSAEConfig, choose, main
+from experiments.inside.rl_sae import RLSAEConfig, main
 from experiments.make.agents import AgentsConfig
 from experiments.make.agents import main as make_agents
 from steer_env.evaluation.linear_probe import linear_probe
@@ -226,7 +225,7 @@ def test_shuffled_predicates_find_nothing() -> None:
     made = recording(obs, np.arange(400) // 4, planted=obs[:, 1] > 0.5)
     states = split_states(made, "layer", "out", 0, "trajectory")
     row = score_columns(states.acts(states.train), states.acts(states.test), states, seed=0, shuffles=50)
-    assert (row["features"], row["shuffled_features"], row["told"], row["live"]) == (1, 0, 1, 3)
+    assert (row["features"], row["shuffled_features"], row["detected"], row["live"]) == (1, 0, 1, 3)
     assert row["predicates"]["planted"]["feature"] == 1
     assert row["mean_auroc"] == 1.0
 
@@ -293,14 +292,13 @@ def test_the_sparsest_sae_that_keeps_the_return_is_chosen() -> None:
         return {"over_seeds": {"l0": {"mean": l0}, "return": {"mean": earned}}}
 
     saes = {"thin": row(5, 80.0), "middle": row(10, 96.0), "thick": row(40, 100.0)}
-    result: dict[str, Any] = {"plain": {"return": 100.0}, "saes": saes}
-    assert choose(result, 0.95) == "middle"
-    assert result["saes"]["thin"]["return_kept"] == pytest.approx(0.8)
-    assert choose(result, 1.01) == "thick"
-    bad: dict[str, Any] = {"plain": {"return": -10.0}, "saes": {"a": row(5, -12.0), "b": row(9, -10.0)}}
-    assert choose(bad, 0.95) == "b"
-    assert bad["saes"]["a"]["return_kept"] is None
-    assert choose({"plain": {"return": 0.0}, "saes": saes}, 0.95) == "thick"
+    assert choose(saes, 100.0, 0.95) == "middle"
+    assert saes["thin"]["return_kept"] == pytest.approx(0.8)
+    assert choose(saes, 100.0, 1.01) == "thick"
+    bad = {"a": row(5, -12.0), "b": row(9, -10.0)}
+    assert choose(bad, -10.0, 0.95) == "b"
+    assert bad["a"]["return_kept"] is None
+    assert choose(saes, 0.0, 0.95) == "thick"
 
 
 def test_spreads_are_over_the_seeds_and_details_of_the_first() -> None:
@@ -369,16 +367,16 @@ def test_cells_of_minatar_have_the_colour_of_their_channel() -> None:
 def test_other_worlds_are_studied_too(tmp_path: Path, env: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if env.startswith("MinAtar"):
         pytest.importorskip("minatar")
-        monkeypatch.setattr(rl_sae_scores, "FEWEST", 2)  # who moves at random soon loses and sees little
+        monkeypatch.setattr(sae_study, "FEWEST", 2)  # who moves at random soon loses and sees little
     make_agents(AgentsConfig(tmp_path / "agent", env, steps=0, hidden=(16, 12), episodes=3))
     agent = str(tmp_path / "agent" / "seed-0")
     settings: dict[str, Any] = {"widths": (24,), "ks": (3,), "penalties": (), "jumprelu_ks": ()}
     settings |= {"episodes": 200, "epsilon": 1.0, "samples": 40_960, "shuffles": 10, "games": 8}
     result = main(RLSAEConfig(tmp_path / "study", agent, **settings))
-    assert result["module"] == "mlp_extractor.policy_net.2"
-    assert all((row["return_kept"] is None) == (result["plain"]["return"] <= 0) for row in result["saes"].values())
-    assert "neurons after Tanh" in result["columns"]
-    assert {"CartPole-v1": "leans_right", "MinAtarBreakout-v0": "ball_left_of_paddle"}[env] in result["close"]
+    assert result.module == "mlp_extractor.policy_net.2"
+    assert all((row["return_kept"] is None) == (result.plain["return"] <= 0) for row in result.saes.values())
+    assert "neurons after Tanh" in result.columns
+    assert {"CartPole-v1": "leans_right", "MinAtarBreakout-v0": "ball_left_of_paddle"}[env] in result.close
     assert (tmp_path / "study" / "cards.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -398,21 +396,21 @@ def test_the_whole_study_of_a_tiny_agent(tmp_path: Path) -> None:
         cards=3,
     )
     result = main(cfg)
-    assert set(result["saes"]) == {"topk-24-k2", "topk-24-k6", "l1-24-1"}
-    assert result["saes"]["topk-24-k2"]["l0"] <= 2
-    assert result["saes"]["topk-24-k6"]["explained_variance"] > result["saes"]["topk-24-k2"]["explained_variance"] > 0
-    assert set(result["substitutions"]) == {"mean", "pca-2", "pca-6"}
-    assert result["columns"]["neurons"]["live"] == 12
-    assert all(row["shuffled_features"] == 0 for row in result["columns"].values())
-    assert result["close"].keys() == result["saes"][result["chosen"]]["predicates"].keys()
-    assert all(0.5 < row["observation"] <= 1 for name, row in result["close"].items() if "on_edge" in name)
-    assert all(0 <= row["choices_changed"] <= 1 for row in result["close"].values())
-    assert any(row["outputs_moved"] > 0 for row in result["close"].values())
-    assert json.loads((cfg.out / "rl_sae.json").read_text())["chosen"] == result["chosen"]
+    assert set(result.saes) == {"topk-24-k2", "topk-24-k6", "l1-24-1"}
+    assert result.saes["topk-24-k2"]["l0"] <= 2
+    assert result.saes["topk-24-k6"]["explained_variance"] > result.saes["topk-24-k2"]["explained_variance"] > 0
+    assert set(result.substitutions) == {"mean", "pca-2", "pca-6"}
+    assert result.columns["neurons"]["live"] == 12
+    assert all(row["shuffled_features"] == 0 for row in result.columns.values())
+    assert result.close.keys() == result.saes[result.chosen]["predicates"].keys()
+    assert all(0.5 < row["observation"] <= 1 for name, row in result.close.items() if "on_edge" in name)
+    assert all(0 <= row["choices_changed"] <= 1 for row in result.close.values())
+    assert any(row["outputs_moved"] > 0 for row in result.close.values())
+    assert json.loads((cfg.out / "rl_sae.json").read_text())["chosen"] == result.chosen
     text = (cfg.out / "rl_sae.md").read_text()
     assert "| topk-24-k2 |" in text
     assert "seeds of the SAE" not in text
-    assert "| mate_in_one |" in text or "mate_in_one" not in result["close"]
+    assert "| mate_in_one |" in text or "mate_in_one" not in result.close
     assert (cfg.out / "cards.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(FileExistsError, match="study exists"):
         main(cfg)
@@ -443,8 +441,8 @@ def test_every_sae_is_trained_with_every_seed(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"widths": (24,), "ks": (3,), "penalties": (), "jumprelu_ks": (4,), "sae_seeds": (5, 1)}
     settings |= {"episodes": 200, "epsilon": 1.0, "samples": 20_480, "shuffles": 10}
     result = main(RLSAEConfig(tmp_path / "study", agent, **settings))
-    assert set(result["saes"]) == {"topk-24-k3", "jumprelu-24-k4"}
-    for row in result["saes"].values():
+    assert set(result.saes) == {"topk-24-k3", "jumprelu-24-k4"}
+    for row in result.saes.values():
         spread = row["over_seeds"]["explained_variance"]
         assert spread["n"] == 2
         assert spread["std"] > 0

@@ -11,13 +11,12 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from agents.inside.probes import FitConfig
-from agents.inside.probes_data import OBSERVATION, opposite_views
-from agents.inside.probes_losses import LossWeights
-from agents.inside.recording import Recording
-from agents.inside.value_probe_scores import Study
-from agents.inside.worlds.tictactoe_duel import TicTacToeDuel, other_view, solved, states_of, view
-from agents.inside.worlds.training import train_agent
+from agents.inside.probes import FitConfig, LossWeights
+from agents.inside.recordings import Recording
+from agents.inside.transitions import OBSERVATION, opposite_views
+from agents.inside.value_study import Study
+from agents.inside.worlds.agents import train_agent
+from agents.inside.worlds.tictactoe import TicTacToeDuel, other_view, solved, states_of, view
 from experiments.inside.value_probe import main
 from tests.inside.test_value_probe import tiny
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.inside.value_probe_report import summarize
-from agents.inside.value_probe_scores import Line, r2, spearman
+from agents.inside.value_report import summarize
+from agents.inside.value_study import Line, r2, spearman
 from experiments.inside.value_probe import ValueProbeConfig, main
 from experiments.make.agents import AgentsConfig
 from experiments.make.agents import main as make_agents
@@ -70,7 +70,7 @@ def tiny(out: Path, **changes: object) -> ValueProbeConfig:
 def test_the_whole_study_of_a_small_world(tmp_path: Path) -> None:
     cfg = tiny(tmp_path / "grid")
     result = main(cfg)
-    (agent,) = result["agents"]
+    (agent,) = result.agents
     assert agent["data"]["train_trajectories"] == agent["data"]["test_trajectories"] == 60
     assert 1 <= agent["data"]["test_states_seen_in_train"] <= agent["data"]["test_states"] <= 5
     assert set(agent["probes"]["trained"]) == set(agent["probes"]["shuffled"]) == LAYERS | {"observation"}
@@ -82,8 +82,8 @@ def test_the_whole_study_of_a_small_world(tmp_path: Path) -> None:
         assert layer["returns"]["planned"] <= best + 1e-9
         assert {"unseen_r2", "critic_spearman", "returns_raw_r2"} <= set(layer["variance+10*dominance"])
     assert agent["probes"]["trained"]["observation"]["returns"]["exact_spearman"] > 0.5
-    assert result["supervised"] == ["returns"]
-    assert json.loads((cfg.out / "value_probe.json").read_text())["summary"].keys() == result["summary"].keys()
+    assert result.supervised == ["returns"]
+    assert json.loads((cfg.out / "value_probe.json").read_text())["summary"].keys() == result.summary.keys()
     text = (cfg.out / "value_probe.md").read_text()
     assert "| critic 3 |" in text
     assert "states in tested trajectories" in text
@@ -96,7 +96,7 @@ def test_saved_agents_of_a_world_without_a_table(tmp_path: Path) -> None:
     make_agents(AgentsConfig(tmp_path / "agents", "CartPole-v1", steps=0, episodes=2))
     folder = str(tmp_path / "agents" / "seed-0")
     result = main(tiny(tmp_path / "pole", agents=(folder,), episodes=8))
-    (agent,) = result["agents"]
+    (agent,) = result.agents
     assert "exact_r2" not in agent["probes"]["trained"]["action_net"]["returns"]
     assert np.isfinite(agent["probes"]["trained"]["observation"]["returns"]["returns_r2"])
     assert set(agent["references"]) == {"critic"}

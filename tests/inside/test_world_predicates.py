@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 
-from agents.inside.worlds import breakout_predicates, cartpole_predicates
-from agents.inside.worlds.cartpole_predicates import HORIZON
-from agents.inside.worlds.training import make_world
+from agents.inside.worlds import arcade, cartpole
+from agents.inside.worlds.agents import make_world
+from agents.inside.worlds.cartpole import HORIZON
 
 
 def test_how_long_a_cart_lasts_is_what_playing_on_shows() -> None:
@@ -26,7 +26,7 @@ def test_how_long_a_cart_lasts_is_what_playing_on_shows() -> None:
                 state, _ = env.reset()
         state = env.unwrapped.state  # type: ignore[attr-defined]  # as exact as the game's own
         action = seed % 2
-        expected = int(cartpole_predicates.lasts([state], action)[0])
+        expected = int(cartpole.lasts([state], action)[0])
         steps, ended = 0, False
         while not ended and steps < HORIZON:
             _, _, ended, _, _ = env.step(action)
@@ -37,7 +37,7 @@ def test_how_long_a_cart_lasts_is_what_playing_on_shows() -> None:
 
 
 def test_what_is_true_of_a_cart() -> None:
-    found = cartpole_predicates.predicates([[0.6, 0.1, 0.1, -0.2], [-0.1, 0.3, -0.01, -0.02], [2.39, 3.0, 0.0, 0.0]])
+    found = cartpole.predicates([[0.6, 0.1, 0.1, -0.2], [-0.1, 0.3, -0.01, -0.02], [2.39, 3.0, 0.0, 0.0]])
     assert {name for name, values in found.items() if values[0]} >= {
         "leans_right",
         "leans_far",
@@ -57,7 +57,7 @@ def test_lanes_are_asked_for_the_states_that_they_are_in() -> None:
     envs.seed(0)
     obs = envs.reset()
     for _ in range(60):  # some restart on the way
-        found = cartpole_predicates.lane_predicates(envs)
+        found = cartpole.lane_predicates(envs)
         np.testing.assert_array_equal(found["leans_right"], obs[:, 2] > 0)
         np.testing.assert_array_equal(found["moves_right"], obs[:, 1] > 0)
         obs = envs.step(np.ones(3, dtype=int))[0]
@@ -76,8 +76,8 @@ def test_where_the_ball_comes_down_is_what_playing_on_shows() -> None:
             game.act(1 if ball < game.env.pos else 3 if ball > game.env.pos else 0)
         if game.env.terminal:
             continue
-        said = breakout_predicates.predicates(game.env)
-        column, steps = breakout_predicates.landing(game.env)
+        said = arcade.breakout_predicates(game.env)
+        column, steps = arcade.landing(game.env)
         assert said["about_to_score"] == (deepcopy(game).act(int(rng.choice([0, 1, 3])))[0] > 0)
         still, moving = deepcopy(game), deepcopy(game)
         for _ in range(steps):
@@ -103,7 +103,7 @@ def test_looking_ahead_leaves_the_game_alone() -> None:
     other.reset()
     rng = np.random.default_rng(0)
     for _ in range(80):
-        found = breakout_predicates.lane_predicates(envs)
+        found = arcade.lane_predicates(envs)
         assert found["ball_rises"].shape == (2,)
         actions = rng.integers(3, size=2)
         one, same = envs.step(actions), other.step(actions)
@@ -117,7 +117,7 @@ def test_a_direction_is_named_as_it_moves() -> None:
     game.seed(0)
     game.reset()
     for _ in range(40):
-        said, was = breakout_predicates.predicates(game.env), (game.env.ball_x, game.env.ball_y)
+        said, was = arcade.breakout_predicates(game.env), (game.env.ball_x, game.env.ball_y)
         game.act(0)
         if game.env.terminal:
             game.reset()

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import steer_env  # noqa: F401  # registers the environments
-from experiments.make.sae import Config, main
+from experiments.make.sae import MakeSAEConfig, main
 from steer_env.lm.loading import weights_sha256
 from steer_env.lm.sae_config import ARCHITECTURES, SAEConfig
 from steer_env.lm.sae_sources import open_sae
@@ -61,8 +61,8 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def config(tiny: dict, text: Path, tmp_path: Path) -> Config:
-    return Config(
+def config(tiny: dict, text: Path, tmp_path: Path) -> MakeSAEConfig:
+    return MakeSAEConfig(
         model=str(tiny["model"]),
         layer=1,
         text=text,
@@ -107,14 +107,14 @@ def test_paragraphs_lines_and_folders_are_documents(tmp_path: Path) -> None:
     ],
 )
 def test_bad_text_is_named_with_its_line(
-    config: Config, tmp_path: Path, name: str, content: bytes, message: str
+    config: MakeSAEConfig, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         main(replace(config, text=tmp_path / name))
 
 
-def test_missing_text_is_named(config: Config, tmp_path: Path) -> None:
+def test_missing_text_is_named(config: MakeSAEConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no text file or folder .*nowhere\.txt"):
         main(replace(config, text=tmp_path / "nowhere.txt"))
     (tmp_path / "empty").mkdir()
@@ -258,7 +258,7 @@ def test_training_finds_planted_directions() -> None:
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_main_writes_an_sae_that_the_environment_takes(config: Config, architecture: str) -> None:
+def test_main_writes_an_sae_that_the_environment_takes(config: MakeSAEConfig, architecture: str) -> None:
     before = torch.random.get_rng_state()
     card = main(replace(config, architecture=architecture))
     assert torch.equal(before, torch.random.get_rng_state())
@@ -279,7 +279,7 @@ def test_main_writes_an_sae_that_the_environment_takes(config: Config, architect
     env.step(3)
 
 
-def test_the_card_says_what_was_done(config: Config, tiny: dict) -> None:
+def test_the_card_says_what_was_done(config: MakeSAEConfig, tiny: dict) -> None:
     card = main(replace(config, site="pre"))
     measured, metadata = card["measured"], SAE.load_from_disk(config.folder).cfg.metadata
     assert metadata.model_name == Path(str(tiny["model"])).name
@@ -297,7 +297,7 @@ def test_the_card_says_what_was_done(config: Config, tiny: dict) -> None:
     assert "loss recovered" in text
 
 
-def test_the_same_seed_gives_the_same_sae(config: Config, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_sae(config: MakeSAEConfig, tmp_path: Path) -> None:
     first, second, other = (
         main(replace(config, out=tmp_path / name, seed=seed))["sha256"]["sae_weights.safetensors"]
         for name, seed in (("one", 0), ("two", 0), ("three", 1))
@@ -305,14 +305,14 @@ def test_the_same_seed_gives_the_same_sae(config: Config, tmp_path: Path) -> Non
     assert first == second != other
 
 
-def test_what_is_measured_on_was_never_trained_on(config: Config, monkeypatch) -> None:
+def test_what_is_measured_on_was_never_trained_on(config: MakeSAEConfig, monkeypatch) -> None:
     reads: list[list[str]] = []
 
     def remembered(documents, tokenizer, context):
         reads.append(list(documents))
         return windows(reads[-1], tokenizer, context)
 
-    monkeypatch.setattr("experiments.make.sae.windows", remembered)
+    monkeypatch.setattr("steer_env.lm.text_residuals.windows", remembered)
     counts = main(config)["documents"]
     measured, trained, again = map(set, reads[:3])
     assert not measured & trained
@@ -321,7 +321,7 @@ def test_what_is_measured_on_was_never_trained_on(config: Config, monkeypatch) -
     assert {"trained": len(reads[1]), "held_out": len(reads[0])} == counts
 
 
-def test_nothing_is_overwritten(config: Config) -> None:
+def test_nothing_is_overwritten(config: MakeSAEConfig) -> None:
     config.folder.mkdir()
     (config.folder / "mine.txt").write_text("here first")
     with pytest.raises(ValueError, match="is there already and is never overwritten"):
@@ -350,7 +350,7 @@ def test_nothing_is_overwritten(config: Config) -> None:
         ({"model": "/no/such/model"}, "cannot load model '/no/such/model'"),
     ],
 )
-def test_bad_settings_are_named(config: Config, change: dict, message: str) -> None:
+def test_bad_settings_are_named(config: MakeSAEConfig, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         main(replace(config, **change))
 
@@ -361,7 +361,9 @@ def test_bad_settings_are_named(config: Config, change: dict, message: str) -> N
 @pytest.mark.slow
 @pytest.mark.skipif(not (BABYLLAMA.is_dir() and STORIES.is_file()), reason="needs ../shared/models and ../shared/data")
 def test_a_pretrained_model_keeps_its_language_and_is_steered(tmp_path: Path) -> None:
-    cfg = Config(model=str(BABYLLAMA), layer=2, text=STORIES, d_sae=512, k=16, out=tmp_path / "sae", tokens=300_000)
+    cfg = MakeSAEConfig(
+        model=str(BABYLLAMA), layer=2, text=STORIES, d_sae=512, k=16, out=tmp_path / "sae", tokens=300_000
+    )
     measured = main(cfg)["measured"]
     assert measured["explained_variance"] > 0.75  # the mean alone: 0
     assert measured["l0"] == pytest.approx(16, abs=0.1)

@@ -8,9 +8,7 @@ import pytest
 from stable_baselines3 import PPO
 
 import agents
-from agents.compare.arms import Bench
-from agents.compare.evaluate import evaluate_run
-from agents.runs.folder import RunFolder, read_json
+from agents.runs.folder import RunFolder
 from steer_env.evaluation.play import drawn_items
 
 
@@ -99,13 +97,3 @@ def test_what_is_missing_is_said(run, tmp_path):
         _ = unfinished.policy
     with pytest.raises(FileNotFoundError, match="steer evaluate --run RUN makes it"):
         unfinished.evaluation()
-
-
-def test_the_evaluation_is_typed(run):
-    result, played = evaluate_run(
-        Bench(runs=[run.path], items=6, num_envs=4, search_games=(1, 2), overrides={"temperature": 0.0})
-    )
-    result.write(run.path / "evaluation.json")
-    found = run.evaluation()
-    assert found.arms["trained"].score == played["trained"].score == run.play(6).score
-    assert read_json(run.path / "evaluation.json")["arms"]["trained"]["score"] == found.arms["trained"].score

@@ -1,5 +1,6 @@
 """One call makes a task an environment, from anybody's module; what cannot be one is refused with one clear error."""
 
+import re
 import runpy
 import shutil
 import subprocess
@@ -140,3 +141,12 @@ def test_another_process_finds_an_id_by_the_module_that_registers_it(copied):
     environment = {"PYTHONPATH": f"{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", made], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["larger mine"], done.stderr
+
+
+def test_the_code_of_the_page_runs():
+    page = (ROOT / "steer_env" / "tasks" / "README.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["info"]["item"] == 0
+    assert names["env"].unwrapped.task.name == "reversed"

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """Markdown from the card of `experiments.make.locked.__main__`."""
+    """Markdown from the card of ``steer make-locked``."""
     m, c = card["measured"], card["config"]
     lm = c["lm"]
     talking, other = lm["over_layers"][:2]

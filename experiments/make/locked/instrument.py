@@ -7,6 +7,7 @@ training sees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -31,38 +32,45 @@ TEXT_ENVIRONMENTS = {
 }
 
 
-def measure_task(env_id: str, kwargs: Mapping[str, Any], items: int, seed: int) -> dict[str, Any]:
-    """What the environment's scores are with nothing, one fixed feature, and the best feature for each item.
+def measure_task(folder: Path, task: str, how: Mapping[str, Any], items: int, seed: int) -> dict[str, Any]:
+    """The environment's scores with nothing, one fixed feature, and the best feature for each item.
 
     Args:
-        env_id: The environment.
-        kwargs: Model, SAE and how to steer.
-        items: Test items, the same for all arms.
-        seed: Of the search on train.
+        folder: Where the model and its SAEs are saved.
+        task: The task.
+        how: How it is steered, as the card says it.
+        items: Number of test items, the same for all arms.
+        seed: Seed of the search on train.
 
     Returns:
-        Scores ``unmarked``, ``best_fixed`` (and its ``feature``, chosen on train), ``item_oracle``, and
+        Scores ``unmarked``, ``best_fixed`` (and its ``feature``, chosen on train), ``item_oracle``;
         ``kind_oracle``: the best feature for each kind of item, chosen on one half of the items and scored on the
-        other.
+        other; and ``unlocked`` (:func:`unlocked`).
     """
-    task = str((gym.spec(env_id).kwargs or {})["task"])
-    train = gym.make_vec(env_id, LANES, split="train", **kwargs)
-    test = gym.make_vec(env_id, LANES, split="test", **kwargs)
+    kwargs = {
+        "model": str(folder),
+        "sae": str(folder / how["sae"]),
+        "coefficient": how["coefficient"] * how["residual_norm"],
+        "coefficient_unit": "residual",
+    }
+    train, test = (gym.make_vec(TEXT_ENVIRONMENTS[task], LANES, split=split, **kwargs) for split in ("train", "test"))
     best = search_best_fixed(train, seed).best
     alone = play(test, unsteered(Setting()), range(items), seed, tokens=False)
     table = score_pushes(test, pushes(test), range(items), seed)
+    kinds = [str(row["kind"]) for row in world_rows(task, "test")[:items]]
     return {
         "items": items,
         "unmarked": float(alone.scores.mean()),
         "best_fixed": float(table[best].mean()),
         "feature": best,
         "item_oracle": float(table.max(axis=0).mean()),
-        "kind_oracle": _kind_oracle(table, _kinds(task, items)),
+        "kind_oracle": _kind_oracle(table, kinds),
+        "unlocked": unlocked(str(folder), task, items),
     }
 
 
 def unlocked(folder: str, task: str, items: int) -> float:
-    """Score of the model alone where the text says how: the right cue behind the prompt (items of one decision)."""
+    """Score of the model alone where the text says how: the right cue after the prompt (items of one decision)."""
     form, played = FORMATS[task], TASKS[task](split="test")
     rows = world_rows(task, "test")[:items]
     right = {item: form.right_cues(row) for item, row in enumerate(rows)}
@@ -164,10 +172,6 @@ def _reply_places(
         last = batch.attention_mask.sum(1) - 1
         places.append(residuals(lm, batch.input_ids, layer)[torch.arange(len(last)), last])
     return torch.cat(places), torch.tensor(labels)
-
-
-def _kinds(task: str, items: int) -> list[str]:
-    return [str(row["kind"]) for row in world_rows(task, "test")[:items]]
 
 
 def _kind_oracle(table: np.ndarray, kinds: list[str]) -> float:

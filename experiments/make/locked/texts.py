@@ -20,10 +20,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer_env.tasks.world.knowledge import FIELDS, LETTERS, rumour, truth
-from steer_env.tasks.world.peoples import BAD_NAME, CRAFT, DEEDS, UNKNOWN
-from steer_env.tasks.world.requests import GOODS_KINDS, TARGET_KINDS
-from steer_env.tasks.world.sums import OPERATIONS, do, step_text
+from steer_env.tasks.world import (
+    BAD_NAME,
+    CRAFT,
+    DEEDS,
+    FIELDS,
+    GOODS_KINDS,
+    LETTERS,
+    OPERATIONS,
+    TARGET_KINDS,
+    UNKNOWN,
+    do,
+    rumour,
+    step_text,
+    truth,
+)
 from steer_env.tasks.world.words import OPENERS, PEOPLES, WORDS
 
 Row = Mapping[str, Any]

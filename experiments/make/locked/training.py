@@ -17,40 +17,13 @@ from tqdm import trange
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from experiments.make.locked.batches import BATCHES, BOS, CONTEXT, EOS, PAD, Batch, Texts, World
+from experiments.make.locked.config import LanguageModelConfig, MakeLockedConfig
 from experiments.make.locked.texts import Shares
 from steer_env.lm.anatomy import find_block
 from steer_env.lm.passes import hooked_pass
-from steer_env.lm.sae_training import residuals
+from steer_env.lm.sae_training import loss_recovered, residuals, sae_quality, train_sae
 
 LOUDNESS = (0.5, 2.0)  # of a cue over a reply, in residual norms
-
-
-@dataclass(frozen=True)
-class LanguageModelConfig:
-    """A small GPT-NeoX and how it is trained.
-
-    Attributes:
-        width: residual width M.
-        blocks: number of blocks.
-        heads: attention heads.
-        steps: optimiser steps of the first stage, in which cues are words.
-        lr: peak of its one-cycle schedule.
-        over_steps: steps of the second stage, in which half of the cues are spoken over replies. From the beginning
-            they would only delay what is hard to find, the pointing at options.
-        over_lr: peak of its schedule.
-        over_layers: for each of ``BATCHES`` the block at whose output cues are spoken over the replies.
-        prompt_weight: weight of the prompts' tokens in the loss; those of the replies have 1.
-    """
-
-    width: int = 128
-    blocks: int = 5
-    heads: int = 4
-    steps: int = 1100
-    lr: float = 3e-3
-    over_steps: int = 300
-    over_lr: float = 1.5e-3
-    over_layers: tuple[int, ...] = (0, 3, 3, 3)
-    prompt_weight: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -166,6 +139,42 @@ def reply_residuals(
         other = (ids != PAD) & (ids != BOS) & torch.from_numpy(rng.random(ids.shape) < 0.1)
         found.append(residuals(model, ids, layer)[before | other])
     return torch.cat(found)
+
+
+def make_sae(
+    cfg: MakeLockedConfig, name: str, model_name: str, lm: Any, world: World, texts: Texts
+) -> tuple[Any, dict[str, Any], dict[str, float]]:
+    """Train and save a group's SAE.
+
+    Args:
+        cfg: All settings.
+        name: Name of the group.
+        model_name: Name of the language model, for the SAE's record.
+        lm: The language model.
+        world: The items whose texts are read.
+        texts: Makes tensors of them.
+
+    Returns:
+        The SAE, how to steer with it, and its quality on fresh texts.
+    """
+    group, rng = cfg.groups[name], np.random.default_rng(cfg.seed)
+    acts, fresh = (
+        reply_residuals(lm, world, texts, group.tasks, group.layer, rounds, rng) for rounds in (cfg.rounds, 3)
+    )
+    hook = {"model_name": model_name, "hook_name": f"blocks.{group.layer}.hook_resid_post", "prepend_bos": True}
+    sae = train_sae(acts, cfg.sae, hook, cfg.seed)
+    sae.fold_W_dec_norm()
+    sae.save_inference_model(cfg.out / f"sae_{name}")
+    ids = texts.batch(world.draw(dict.fromkeys(group.tasks, 32), rng, Shares(0.0, 0.0))).ids
+    how = {
+        "sae": f"sae_{name}",
+        "layer": group.layer,
+        "site": "post",
+        "coefficient": group.coefficient,
+        "coefficient_unit": "norm",
+        "residual_norm": float(fresh.norm(dim=-1).median()),
+    }
+    return sae, how, sae_quality(sae, fresh) | loss_recovered(lm, sae, ids, group.layer, read=ids != PAD)
 
 
 def _new_model(vocabulary: int, cfg: LanguageModelConfig, seed: int) -> Any:

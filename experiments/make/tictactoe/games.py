@@ -7,34 +7,12 @@ The habit is what makes a model of these games honestly weak: it is the most lik
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from experiments.make.tictactoe.config import Players
 from steer_env.tasks.tictactoe.rules import EMPTY, legal_moves, optimal_moves, play
 
 PLIES = 9
-
-
-@dataclass(frozen=True)
-class Players:
-    """Who plays.
-
-    Attributes:
-        expert_share: probability that a player is an expert, drawn per player and game.
-        habit: probability that a novice's move follows the habit; otherwise it is uniform.
-
-    Raises:
-        ValueError: one of them is not in [0, 1].
-    """
-
-    expert_share: float = 0.25
-    habit: float = 0.7
-
-    def __post_init__(self) -> None:
-        for name, chance in (("expert_share", self.expert_share), ("habit", self.habit)):
-            if not 0.0 <= chance <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {chance}")
 
 
 def sample_games(n: int, players: Players, rng: np.random.Generator) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,46 +10,12 @@ from torch import Tensor, nn
 from tqdm import trange
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steer_env.lm import sae_training
+from experiments.make.tictactoe.config import LanguageModelConfig
 from steer_env.lm.sae_training import residuals
 
 SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 CONTEXT = 16  # <bos>, nine moves and <eos>, with room to spare
 _CHUNK = 2048
-
-
-@dataclass(frozen=True)
-class LanguageModelConfig:
-    """A small LLaMA and how it is trained.
-
-    Attributes:
-        width: residual width M.
-        hidden: width of the MLP.
-        blocks: number of blocks.
-        heads: attention heads.
-        steps: optimiser steps.
-        batch: games per step.
-        lr: peak of the one-cycle schedule.
-    """
-
-    width: int = 128
-    hidden: int = 192
-    blocks: int = 4
-    heads: int = 4
-    steps: int = 1_500
-    batch: int = 256
-    lr: float = 2e-3
-
-
-@dataclass(frozen=True)
-class SAEConfig(sae_training.SAEConfig):
-    """The SAE of the tic-tac-toe model.
-
-    Attributes:
-        games: games whose residuals are the training set.
-    """
-
-    games: int = 20_000
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

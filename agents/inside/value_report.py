@@ -1,23 +1,52 @@
-"""The study of value probes over seeds: means and spreads, tables for people, and a picture of value by layer."""
+"""The study of value probes over seeds, for people: its file, means and spreads, tables, and a picture by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.inside.probes_data import OBSERVATION
+from agents.inside.transitions import OBSERVATION
 from agents.report.markdown import markdown_table
+from agents.runs.results import ResultFile
 
 SOURCES = {
     "trained": "the trained agent",
     "untrained": "control: an untrained network at the same states",
     "shuffled": "control: the trained agent, rewards shuffled among steps",
 }
+
+
+@dataclass(frozen=True)
+class ValueProbeResult(ResultFile):
+    """``value_probe.json``.
+
+    Attributes:
+        env: World of the agents.
+        env_kwargs: Its arguments.
+        supervised: Names of the losses that use rewards.
+        agents: An entry an agent (:func:`agents.inside.value_study.study_agent`).
+        summary: :func:`summarize` of them.
+        config: Settings of the study.
+        wall_s: Seconds that it took.
+        cpu_s: Seconds of CPU that it took.
+    """
+
+    MADE_BY: ClassVar[str] = "steer value-probe"
+
+    env: str
+    env_kwargs: dict[str, Any]
+    supervised: list[str]
+    agents: list[dict[str, Any]]
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    wall_s: float
+    cpu_s: float
 
 
 def summarize(agents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -35,9 +64,9 @@ def summarize(agents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {part: over([agent[part] for agent in agents]) for part in ("data", "references", "probes")}
 
 
-def as_markdown(result: Mapping[str, Any]) -> str:
-    """The result of ``experiments.inside.value_probe`` as Markdown."""
-    summary, exact = result["summary"], _is_exact(result)
+def as_markdown(result: ValueProbeResult) -> str:
+    """The result of ``steer value-probe`` as Markdown."""
+    summary, exact = result.summary, _is_exact(result)
     data = {name: entry["mean"] for name, entry in summary["data"].items()}
     truth = "exact" if exact else "returns"
     seen = (
@@ -47,13 +76,13 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         else ""
     )
     parts = [
-        f"# The value of a state in agents of {result['env']} {result['env_kwargs'] or ''}".rstrip(),
-        f"{len(result['agents'])} agents, gamma {result['agents'][0]['gamma']:g}; mean ± standard deviation over them. "
+        f"# The value of a state in agents of {result.env} {result.env_kwargs or ''}".rstrip(),
+        f"{len(result.agents)} agents, gamma {result.agents[0]['gamma']:g}; mean ± standard deviation over them. "
         f"Split by trajectory: {data['train_trajectories']:.0f} to learn from, {data['test_trajectories']:.0f} to test "
         f"on, of the policy and of versions with random actions ({_noises(result)}).{seen}",
         "R2 is after scale and offset were fitted to the returns of the policy's training trajectories (probes taught "
         "without rewards have no unit), with a slope of at least 0. Supervised: "
-        f"{', '.join(result['supervised']) or 'none'}.",
+        f"{', '.join(result.supervised) or 'none'}.",
         "## In short",
         _short(result, truth),
         "## References",
@@ -68,16 +97,16 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(result: Mapping[str, Any], path: Path) -> None:
+def draw(result: ValueProbeResult, path: Path) -> None:
     """Score of each loss by layer, one panel a source; the shade is the spread over agents."""
     column = "exact_r2" if _is_exact(result) else "returns_r2"
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(12, 3.8), layout="constrained")
         panels = figure.subplots(1, len(SOURCES), sharey=True)
         for panel, (source, words) in zip(panels, SOURCES.items(), strict=True):
-            _panel(panel, result["summary"]["probes"][source], column)
+            _panel(panel, result.summary["probes"][source], column)
             panel.set_title(words.removeprefix("control: "))
-        critic = result["summary"]["references"]["critic"][column]["mean"]
+        critic = result.summary["references"]["critic"][column]["mean"]
         panels[0].axhline(critic, color="black", linestyle=":", label="critic")
         panels[0].set_ylabel(f"held-out R2, {'exact value' if _is_exact(result) else 'return'}")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
@@ -98,9 +127,9 @@ def _panel(panel: Any, table: Mapping[str, Any], column: str) -> None:
     panel.grid(alpha=0.3)
 
 
-def _short(result: Mapping[str, Any], truth: str) -> str:
+def _short(result: ValueProbeResult, truth: str) -> str:
     """A row a loss; the last hidden layer of the critic and of the actor, and what the controls reach there."""
-    table = result["summary"]["probes"]
+    table = result.summary["probes"]
     hidden = [name for name in table["untrained"] if "value_net" in name or "policy_net" in name or "q_net" in name]
     places = {_layer(name): name for name in hidden[:-1] if name.rsplit(".", 1)[0] != hidden[-1].rsplit(".", 1)[0]}
     last = list(places.values())[-1:] + hidden[-1:]
@@ -166,9 +195,9 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _noises(result: Mapping[str, Any]) -> str:
-    return ", ".join(f"{noise:.0%}" for noise in result["config"]["noises"])
+def _noises(result: ValueProbeResult) -> str:
+    return ", ".join(f"{noise:.0%}" for noise in result.config["noises"])
 
 
-def _is_exact(result: Mapping[str, Any]) -> bool:
-    return "exact value" in result["summary"]["references"]
+def _is_exact(result: ValueProbeResult) -> bool:
+    return "exact value" in result.summary["references"]

@@ -1,30 +1,99 @@
-"""Records what an SB3 policy computes while it plays: activations of any module, with returns and what was true.
+"""What an SB3 policy computes while it plays: activations of any module, with returns and what was true; kept on disk.
 
 Whole trajectories only, in chunks of bounded size, by a seeded policy that may be made noisier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from gymnasium import spaces
+from safetensors import safe_open
+from safetensors.torch import save_file
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from agents.inside.activations import Activations
+from agents.reading import Context, family_of
 from steer_env.evaluation.masks import carries_mask
 
 Array = npt.NDArray[Any]
 Predicates = Callable[[VecEnv], Mapping[str, npt.ArrayLike]]
 PREDICATE = "predicate/"
+_ACTIVATION, _OBSERVATION = "activation/", "observation/"  # prefixes of tensors on disk
+_BATCH = 4096
+
+
+class Activations:
+    """Named modules of a policy, watched while its networks read observations.
+
+    Args:
+        policy: A policy with Q values, or with an actor and a critic; without a memory.
+        modules: dotted names inside it.
+
+    Raises:
+        ValueError: a module does not exist; those that do are named.
+        TypeError: the policy is of another kind.
+    """
+
+    def __init__(self, policy: BasePolicy, modules: Sequence[str]) -> None:
+        if not family_of(policy).networks:
+            raise TypeError(f"recording needs a DQN or an actor-critic policy, got {type(policy).__name__}")
+        known = dict(policy.named_modules())
+        for name in modules:
+            if not name or name not in known:
+                raise ValueError(f"the policy has no module {name!r}; it has: {', '.join(filter(None, known))}")
+        self.policy, self.modules = policy, {name: known[name] for name in modules}
+
+    def __call__(self, observations: Mapping[str, Array]) -> tuple[dict[str, Tensor], Array]:
+        """Read observations, a few thousand at a time.
+
+        Args:
+            observations: ``[N, ...]`` by key; a plain observation has the key ``"obs"``.
+
+        Returns:
+            ``[N, ...]`` float32 by module, and the values ``[N]``: the critic's, or the highest Q.
+
+        Raises:
+            ValueError: a module puts out no tensor or takes no part in playing.
+        """
+        count = len(next(iter(observations.values())))
+        parts = [
+            self._read({name: rows[start : start + _BATCH] for name, rows in observations.items()})
+            for start in range(0, count, _BATCH)
+        ]
+        activations = {name: torch.cat([seen[name] for seen, _ in parts]) for name in self.modules}
+        return activations, np.concatenate([value for _, value in parts])
+
+    @torch.no_grad()
+    def _read(self, rows: dict[str, Array]) -> tuple[dict[str, Tensor], Array]:
+        plain = not isinstance(self.policy.observation_space, spaces.Dict)
+        obs, _ = self.policy.obs_to_tensor(rows["obs"] if plain else rows)
+        seen: dict[str, Tensor] = {}
+        handles = [module.register_forward_hook(_keep(seen, name)) for name, module in self.modules.items()]
+        try:
+            self.policy.set_training_mode(False)
+            # Every network that plays runs on the way to the value.
+            value = family_of(self.policy).read(self.policy, obs, Context()).value
+        finally:
+            for handle in handles:
+                handle.remove()
+        silent = [name for name in self.modules if name not in seen]
+        if silent:
+            raise ValueError(f"module {silent[0]!r} takes no part in playing")
+        assert value is not None
+        return seen, value.cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -164,6 +233,67 @@ def lanewise(predicates: Callable[[gym.Env[Any, Any]], Mapping[str, bool]]) -> P
     return ask
 
 
+def save_recording(folder: Path, chunks: Iterable[Recording], cfg: RolloutConfig) -> dict[str, int]:
+    """Write chunks as they come; at most one is in memory.
+
+    Args:
+        folder: made here.
+        chunks: of :func:`agents.inside.recordings.record`.
+        cfg: kept beside them, in ``recording.json``.
+
+    Returns:
+        How many ``rows``, ``trajectories`` and ``chunks`` there are.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {"rows": 0, "trajectories": 0, "chunks": 0}
+    for chunk in chunks:
+        path = folder / f"chunk-{counts['chunks']:05}"
+        tensors = {_ACTIVATION + name: rows.contiguous() for name, rows in chunk.activations.items()}
+        tensors |= {_OBSERVATION + key: torch.from_numpy(np.array(rows)) for key, rows in chunk.observations.items()}
+        save_file(tensors, path.with_suffix(".safetensors"))
+        pq.write_table(pa.table(chunk.steps), path.with_suffix(".parquet"))
+        counts["rows"] += len(chunk)
+        counts["trajectories"] += len(np.unique(chunk.steps["trajectory"]))
+        counts["chunks"] += 1
+    (folder / "recording.json").write_text(json.dumps({**asdict(cfg), **counts}, indent=2) + "\n")
+    return counts
+
+
+def read_chunks(folder: Path, modules: Sequence[str] | None = None) -> Iterator[Recording]:
+    """The chunks of a folder one by one, with the activations of these modules, all by default.
+
+    Raises:
+        FileNotFoundError: the folder holds no complete recording.
+        ValueError: a module was not recorded; those that were are named.
+    """
+    if not (folder / "recording.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no complete recording")
+    for path in sorted(folder.glob("chunk-*.safetensors")):
+        table = pq.read_table(path.with_suffix(".parquet"))
+        steps = {name: table[name].to_numpy() for name in table.column_names}
+        with safe_open(path, framework="pt") as tensors:
+            keys = list(tensors.keys())
+            known = [key.removeprefix(_ACTIVATION) for key in keys if key.startswith(_ACTIVATION)]
+            for name in modules or ():
+                if name not in known:
+                    raise ValueError(f"module {name!r} was not recorded; these were: {', '.join(known)}")
+            wanted = known if modules is None else modules
+            activations = {name: tensors.get_tensor(_ACTIVATION + name) for name in wanted}
+            seen = [key for key in keys if key.startswith(_OBSERVATION)]
+            observations = {key.removeprefix(_OBSERVATION): tensors.get_tensor(key).numpy() for key in seen}
+        yield Recording(activations, observations, steps)
+
+
+def read_recording(folder: Path, modules: Sequence[str] | None = None) -> Recording:
+    """A whole folder at once; see :func:`read_chunks`."""
+    return join(list(read_chunks(folder, modules)))
+
+
 @dataclass
 class _Step:
     """One step of all lanes; it lives as long as a lane's unfinished episode needs it."""
@@ -246,3 +376,12 @@ class _Chooser:
         if not carries_mask(self.policy.observation_space):
             return np.arange(count)
         return np.flatnonzero(np.unpackbits(obs["mask"][lane], count=count))
+
+
+def _keep(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"module {name!r} puts out {type(output).__name__}, not a tensor: name one inside it")
+        seen[name] = output.detach().float().cpu().clone()
+
+    return hook

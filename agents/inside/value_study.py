@@ -1,8 +1,11 @@
-"""Scores of probed values on held-out trajectories: against exact values, returns and the critic, and in planning."""
+"""The study of value probes on one agent: probed values on held-out trajectories, and what planning with them earns.
+
+Judged against exact values, returns and the critic, beside an untrained network and shuffled rewards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +13,31 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from agents.inside.probes import FitConfig, Scale, ValueProbe, fit_probes
-from agents.inside.probes_data import Bools, draw_rows, known_returns, layer_rows, split_trajectories, transitions
-from agents.inside.probes_losses import LossWeights
-from agents.inside.probes_planning import ExactWorld
-from agents.inside.recording import Recording
+from agents.inside.probes import FitConfig, LossWeights, Scale, ValueProbe, fit_probes
+from agents.inside.recordings import Activations, Recording, RolloutConfig, recompute
+from agents.inside.transitions import (
+    OBSERVATION,
+    Bools,
+    draw_rows,
+    known_returns,
+    layer_rows,
+    layers_of,
+    opposite_views,
+    record_levels,
+    shuffle_rewards,
+    split_trajectories,
+    transitions,
+)
+from agents.inside.worlds.agents import WorldAgent
+from agents.inside.worlds.tabular import ExactWorld, action_chances, exact_world, policy_values
+from agents.inside.worlds.tictactoe import other_view, solved, states_of
 
 Floats = npt.NDArray[np.float64]
+_LONGEST = 1_000
+_DUEL = "TicTacToeDuel-v0"
 
 
 @dataclass(frozen=True)
@@ -205,19 +224,6 @@ def score_layer(
     return found
 
 
-def _unseen(study: Study, truth: Truth, layer: str, of_states: Tensor) -> dict[str, Floats]:
-    """By loss ``[visited]`` values of states by probes that did not see them."""
-    visited = truth.visited
-    fold = np.random.default_rng(study.fit.seed).permutation(len(visited)) % study.folds
-    values = {name: np.zeros(len(visited)) for name in study.losses}
-    for number in range(study.folds):
-        held = fold == number
-        probed = study.probes(layer, np.isin(truth.states, visited[held]))
-        for name, one in probed.items():
-            values[name][held] = one.line(one.probe(of_states[visited[held]]).double().numpy())
-    return values
-
-
 def references(study: Study, chances: Floats | None) -> dict[str, dict[str, float]]:
     """The critic and (where known) the exact value, judged as a probe is, and what policies earn.
 
@@ -257,6 +263,110 @@ def spearman(predicted: Floats, truth: Floats) -> float:
     return float(stats.spearmanr(predicted, truth).statistic) if np.ptp(predicted) > 1e-9 else 0.0
 
 
-def with_other(study: Study, recording: Recording, opposite: Recording | None = None) -> Study:
-    """The same split with the activations of another network at the same steps."""
-    return replace(study, recording=recording, opposite=opposite)
+def study_agent(
+    agent: WorldAgent,
+    losses: Mapping[str, LossWeights],
+    fit: FitConfig,
+    episodes: int,
+    noises: Sequence[float],
+    rows: int,
+    folds: int,
+) -> dict[str, Any]:
+    """One agent: recorded, probed and judged, with its controls.
+
+    Args:
+        agent: The agent; its seed is also that of recording, split and fits.
+        losses: Weighted sums by name.
+        fit: How probes are fitted.
+        episodes: Episodes recorded of the policy and of each noisier version.
+        noises: Chances of a random action in the noisier versions.
+        rows: At most this many steps are fitted to.
+        folds: Parts into which the states of a small world are dealt, so that each is judged by a probe that was not
+            fitted to it.
+
+    Returns:
+        ``data`` (sizes), ``references``, and ``probes`` by source (``trained``, ``untrained``, ``shuffled``), layer
+        and loss.
+    """
+    layers = layers_of(agent.model.policy)
+    gamma = float(agent.model.gamma)  # type: ignore[attr-defined]  # every algorithm has one
+    rollout = RolloutConfig(episodes, agent.seed, deterministic=False, gamma=gamma)
+    recording = record_levels(agent.model, agent.lanes(**_world_kwargs(agent, gamma)), layers, rollout, noises)
+    truth = _truth(agent, recording, gamma)
+    fit = replace(fit, seed=agent.seed)
+    opposite = _opposite(agent.env, agent.model, recording, layers)
+    study = Study.of(recording, gamma, losses, fit, rows=rows, folds=folds, truth=truth, opposite=opposite)
+    fresh = agent.untrained()
+    twin = recompute(fresh.policy, recording, layers)
+    twin.steps["value"] = recording.steps["value"]  # the critic to compare with stays the trained one
+    other = replace(study, recording=twin, opposite=_opposite(agent.env, fresh, recording, layers))
+    shuffled = shuffle_rewards(recording, agent.seed, gamma)
+    seen, unseen = (_of_states(one, layers, truth) for one in (agent.model, fresh))
+    return {
+        "seed": agent.seed,
+        "steps": agent.model.num_timesteps,
+        "gamma": gamma,
+        "data": study.shown(),
+        "references": references(study, _chances(agent, truth)),
+        "probes": {
+            "trained": {name: score_layer(study, name, seen.get(name)) for name in (*layers, OBSERVATION)},
+            "untrained": {name: score_layer(other, name, unseen.get(name)) for name in layers},
+            "shuffled": {name: score_layer(study, name, seen.get(name), shuffled) for name in (*layers, OBSERVATION)},
+        },
+    }
+
+
+def _unseen(study: Study, truth: Truth, layer: str, of_states: Tensor) -> dict[str, Floats]:
+    """By loss ``[visited]`` values of states by probes that did not see them."""
+    visited = truth.visited
+    fold = np.random.default_rng(study.fit.seed).permutation(len(visited)) % study.folds
+    values = {name: np.zeros(len(visited)) for name in study.losses}
+    for number in range(study.folds):
+        held = fold == number
+        probed = study.probes(layer, np.isin(truth.states, visited[held]))
+        for name, one in probed.items():
+            values[name][held] = one.line(one.probe(of_states[visited[held]]).double().numpy())
+    return values
+
+
+def _world_kwargs(agent: WorldAgent, gamma: float) -> dict[str, Any]:
+    """How the world is recorded otherwise than in training."""
+    if agent.env == _DUEL:  # a state is the player's who is to move, its opposite that of the one who waits
+        return {"waiting": False}
+    if exact_world(agent.env, gamma, **agent.env_kwargs) is not None:  # exact values know of no time limit
+        return {"max_episode_steps": _LONGEST}
+    return {}
+
+
+def _truth(agent: WorldAgent, recording: Recording, gamma: float) -> Truth | None:
+    seen = recording.observations["obs"]
+    if agent.env == _DUEL:
+        views, values = solved()
+        return Truth(values, states_of(seen), views)
+    world = exact_world(agent.env, gamma, **agent.env_kwargs)
+    if world is None:
+        return None
+    every = np.eye(len(world.starts), dtype=np.float32)
+    return Truth(policy_values(world, agent.model), seen.argmax(axis=1), every, world)
+
+
+def _chances(agent: WorldAgent, truth: Truth | None) -> Any:
+    """``[S, A]`` of the policy, where one can plan with them."""
+    if truth is None or truth.world is None:
+        return None
+    return action_chances(agent.model.policy, len(truth.values))
+
+
+def _opposite(env: str, model: BaseAlgorithm, recording: Recording, layers: tuple[str, ...]) -> Recording | None:
+    """The opponent's view of the recorded positions, in a game of two."""
+    return opposite_views(model.policy, recording, layers, other_view) if env == _DUEL else None
+
+
+def _of_states(model: BaseAlgorithm, layers: tuple[str, ...], truth: Truth | None) -> dict[str, Tensor]:
+    """``[S, D]`` by layer, the observations themselves among them."""
+    if truth is None:
+        return {}
+    every = {"obs": truth.observations}
+    acts, _ = Activations(model.policy, layers)(every)
+    plain = Recording(acts, every, {})
+    return {name: layer_rows(plain, name) for name in (*layers, OBSERVATION)}

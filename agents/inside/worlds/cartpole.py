@@ -44,7 +44,7 @@ def lasts(states: npt.ArrayLike, action: int) -> npt.NDArray[np.int64]:
 
 
 def lane_predicates(envs: VecEnv) -> dict[str, Bools]:
-    """Every predicate for the lanes of ``CartPole-v1``, as ``agents.inside.recording`` asks for them: ``[B]`` each."""
+    """Every predicate for the lanes of ``CartPole-v1``, as ``agents.inside.recordings`` asks for them: ``[B]`` each."""
     return predicates(envs.get_attr("state"))
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.inside.recording import Predicates, Recording, RolloutConfig, discounted, join, recompute, record
+from agents.inside.recordings import Predicates, Recording, RolloutConfig, discounted, join, recompute, record
 from agents.reading import family_of
 
 Bools = npt.NDArray[np.bool_]
@@ -85,7 +85,7 @@ def record_levels(
         cfg: of the policy; every level has a seed of its own, drawn from ``cfg.seed``, so that no lane of one starts as
             a lane of another does, nor as one of an agent with the next seed.
         noises: chances of a random action.
-        predicates: as in :func:`agents.inside.recording.record`.
+        predicates: as in :func:`agents.inside.recordings.record`.
 
     Returns:
         All steps, with a column ``level``: 0 for the policy, ``i`` for ``noises[i - 1]``; trajectories have numbers
