@@ -426,5 +426,5 @@ def _said(outputs: Floats) -> Floats:
 
 
 def _projected(mean: Tensor, kept: Tensor, acts: Tensor) -> Tensor:
-    """Activations ``[n, D]`` moved into the subspace onto which ``kept`` ``[D, D]`` projects, around ``mean`` ``[D]``."""
+    """Activations ``[n, D]`` projected by ``kept`` ``[D, D]``, around their ``mean`` ``[D]``."""
     return (acts - mean) @ kept + mean
