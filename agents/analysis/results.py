@@ -169,7 +169,7 @@ class BranchPoints(Analysis):
     """``branch_points.json``: the tokens of each episode at which another choice would have flipped the score.
 
     Attributes:
-        settings: What was tried (:class:`steer_env.evaluation.counterfactuals.Alternatives`), and ``tokens``, at how many
+        settings: What was tried (:class:`steer_env.evaluation.counterfactuals.Alternatives`); ``tokens``, at how many
             tokens of an episode at most.
         arms: Counts of each arm of alternatives.
         random: What random alternatives do; None where none were tried.

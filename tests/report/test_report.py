@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 import pytest
+from agents.report.document import data_block
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -28,7 +29,6 @@ from agents.compare.results import (
     UsedFeatures,
     Variant,
 )
-from agents.report.document import data_block
 from agents.runs.folder import RunFolder, write_json
 from experiments.report import ReportConfig, main
 from steer_env.evaluation.play import Played
