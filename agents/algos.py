@@ -63,7 +63,7 @@ def _fit_noise(settings: Settings, policy_kwargs: Settings, vec_env: VecEnv) -> 
     """Exploration for an actor that draws nothing; SB3 adds it to actions scaled to [-1, 1]."""
     from stable_baselines3.common.noise import NormalActionNoise  # loads PyTorch
 
-    shape = vec_env.action_space.shape
+    shape = vec_env.action_space.shape or ()
     settings.setdefault("action_noise", NormalActionNoise(np.zeros(shape), np.full(shape, 0.1)))
 
 

@@ -1,8 +1,17 @@
-"""Which feature did what, at which token, and was it the reason."""
+"""Which feature did what, at which token, and was it the reason.
+
+From an evaluation's token log, and from its episodes played again with other choices, come ``branch_points.json``,
+``critic.json`` and ``features.json`` (:mod:`agents.analysis.results`).
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agents.analysis.analyze import Analyses
 
 
 @dataclass(frozen=True)
@@ -14,7 +23,7 @@ class AnalyzeConfig:
     evaluation: str = "evaluation.json"
     """Which of its evaluations; another's results carry its name, as critic-1-test.json."""
     items: int | None = None
-    """Only the first so many; by default all."""
+    """Number of episodes, the first ones of the evaluation; by default all."""
     counterfactuals: bool = True
     """Replay episodes with other choices; without, only the logs are read, and no model is loaded."""
     next_best: int = 3
@@ -33,12 +42,12 @@ class AnalyzeConfig:
     """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
 
 
-def main(cfg: AnalyzeConfig) -> dict[str, dict[str, Any]]:
-    """Analyse an evaluation, write the files beside it, and return their contents by name."""
+def main(cfg: AnalyzeConfig) -> Analyses:
+    """Analyse an evaluation, write the result files beside it, and return their contents."""
     import torch
 
     from agents.analysis.analyze import analyze
-    from agents.analysis.causal import Effort
+    from agents.analysis.counterfactuals import Effort
     from steer_env.evaluation.counterfactuals import Alternatives
 
     torch.set_num_threads(cfg.threads)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agents.runs.checks import Result
+    from agents.runs.checks import Checks
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class CheckConfig:
     run: Path
     """Run folder."""
     items: int = 8
-    """Episodes played, and replayed of each arm of an evaluation."""
+    """Number of episodes played, and replayed of each arm of an evaluation."""
     threads: int = 1
     """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
 
 
-def main(cfg: CheckConfig) -> dict[str, Result]:
-    """Run every check and return its results by name."""
+def main(cfg: CheckConfig) -> Checks:
+    """Run every check, write ``check.json`` and return its content."""
     import torch
 
     from agents.runs.checks import check_run
@@ -32,6 +32,6 @@ def main(cfg: CheckConfig) -> dict[str, Result]:
     return check_run(cfg.run, cfg.items)
 
 
-def exit_code(results: dict[str, Result]) -> int:
+def exit_code(found: Checks) -> int:
     """1 where a check failed."""
-    return int(any(result.verdict == "FAILED" for result in results.values()))
+    return int(any(result.verdict == "FAILED" for result in found.checks.values()))

@@ -83,7 +83,8 @@ def _play(task: Task, item: int, reply: str, expected: float | None) -> Final:
 
 
 def _converse(task: Task, item: int, reply: str) -> tuple[list[Turn], Conversation]:
-    talk, turns = task.start(item), []
+    talk = task.start(item)
+    turns: list[Turn] = []
     while len(turns) < task.turns and (not turns or turns[-1].score is None):
         turns.append(talk.respond(_cut(task, reply)))
     return turns, talk

@@ -351,7 +351,7 @@ FAULTS = [
     Fault(
         "the command succeeds although a check fails",
         "exit_code",
-        'int(any(result.verdict == "FAILED" for result in results.values()))',
+        'int(any(result.verdict == "FAILED" for result in found.checks.values()))',
         "0",
         "test_the_command_fails_when_a_check_does",
     ),
@@ -533,7 +533,7 @@ FAULTS = [
     Fault(
         "a log that does not repeat is analysed",
         "_not_reproduced",
-        "len(found) > tolerated",
+        "len(found) > tolerated(compared, envs)",
         "False",
         "test_what_cannot_be_analysed_is_refused_by_name",
     ),
@@ -736,8 +736,8 @@ FAULTS = [
     Fault(
         "corrected and broken change places",
         "_flips",
-        '"corrected" if each["score"] > RIGHT else "broken"',
-        '"broken" if each["score"] > RIGHT else "corrected"',
+        '"corrected" if each.score > RIGHT else "broken"',
+        '"broken" if each.score > RIGHT else "corrected"',
         "test_the_data_are_the_log",
     ),
     Fault(

@@ -1,34 +1,16 @@
-"""The critic's values along episodes, how right they are, and whose fault the failures are.
-
-``critic.json``, by :func:`critic_record`; all from the token log, but ``failures``, which needs counterfactuals:
-
-* ``target``: what values are held against: ``"return"``, the (discounted) rewards from the token on; of logs without
-  rewards ``"score"``, that of the episode.
-* ``groups``: for ``correct``, ``corrected``, ``misguided`` and ``incorrect`` (unsteered and steered right; wrong and
-  right; right and wrong; wrong and wrong) ``n`` episodes, their mean ``return`` and the value's course ``by_step`` and
-  ``by_position`` (ten parts of an episode, 0 its first token, 1 its last): ``at``, ``n`` tokens, ``mean``, ``p10``,
-  ``p90``.
-* ``calibration``: over ``all_tokens`` and over ``first_tokens``: ``n``, ``bias`` (mean of value less target), ``mae``,
-  ``r2`` (share of the target's variance that the value itself explains; negative where the mean would do better),
-  ``correlation``, and ``table``, ten bins of as many tokens each by value: ``low``, ``high``, ``n``, ``value``,
-  ``target``. ``r2`` and ``correlation`` are None where nothing varies.
-* ``separation``: how well the value at the ``first`` and the ``last`` token tells groups apart, as the area under the
-  ROC curve (0.5 is chance): ``right_from_wrong`` and ``corrected_from_misguided``; None where a side is empty.
-* ``failures``: the split of the wrong steered episodes, or None; see :func:`failure_record`.
-
-Where the algorithm logs no values, ``target`` is None and nothing else is there but ``failures``.
-"""
+"""The critic's values along episodes, how right they are, and why episodes failed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from agents.analysis.evaluated_run import RIGHT, EvaluatedRun
+from agents.analysis.results import Calibration, CalibrationBin, Critic, CriticGroup, FailureCounts, Failures, ValueAt
 
 GROUPS = {  # unsteered right, steered right
     "correct": (True, True),
@@ -57,28 +39,29 @@ class Search(NamedTuple):
     found: Sequence[int]
 
 
-def critic_record(evaluated: EvaluatedRun, searches: Mapping[str, Search] | None = None) -> dict[str, Any]:
-    """All of ``critic.json`` but what the run is.
+def critic_record(evaluated: EvaluatedRun, searches: Mapping[str, Search] | None = None) -> Critic:
+    """What ``critic.json`` holds: all from the token log, but ``failures``, which needs counterfactuals.
 
     Args:
         evaluated: The evaluation.
-        searches: For better choices, by name; None without counterfactuals.
+        searches: Searches for better choices, by name; None without counterfactuals.
     """
     tokens = valued_tokens(evaluated)
     failures = None if searches is None else failure_record(evaluated.episodes, tokens, searches)
     if tokens is None:
-        return {"target": None, "failures": failures}
-    return {
-        "target": "return" if evaluated.steered["reward"].notna().all() else "score",
-        "gamma": evaluated.gamma,
-        "groups": {name: _group(tokens[tokens["group"] == name]) for name in GROUPS},
-        "calibration": {
+        return Critic(**evaluated.head, target=None, failures=failures)
+    return Critic(
+        **evaluated.head,
+        target="return" if evaluated.steered["reward"].notna().all() else "score",
+        gamma=evaluated.gamma,
+        groups={name: _group(tokens[tokens["group"] == name]) for name in GROUPS},
+        calibration={
             "all_tokens": _calibration(tokens),
             "first_tokens": _calibration(tokens[tokens["step"] == 0]),
         },
-        "separation": {"first": _separation(tokens, 0), "last": _separation(tokens, -1)},
-        "failures": failures,
-    }
+        separation={"first": _separation(tokens, 0), "last": _separation(tokens, -1)},
+        failures=failures,
+    )
 
 
 def valued_tokens(evaluated: EvaluatedRun) -> pd.DataFrame | None:
@@ -111,36 +94,26 @@ def returns_to_go(rows: pd.DataFrame, gamma: float) -> np.ndarray:
     return found
 
 
-def failure_record(
-    episodes: pd.DataFrame, tokens: pd.DataFrame | None, searches: Mapping[str, Search]
-) -> dict[str, Any]:
-    """Whose fault the wrong steered episodes are.
+def failure_record(episodes: pd.DataFrame, tokens: pd.DataFrame | None, searches: Mapping[str, Search]) -> Failures:
+    """Divide the wrong episodes into bad choices of the policy, misjudgements of the critic, both and neither.
 
     Args:
         episodes: ``score`` of each.
-        tokens: :func:`valued_tokens`.
-        searches: For better choices, by name.
-
-    Returns:
-        ``definitions``; ``wrong``, how many episodes; ``gap`` between the mean targets of right and of wrong ones; and
-        under ``searches`` for each how many were ``searched``, and of those ``policy`` (a better choice exists),
-        ``critic`` (it took the failure for a success), ``both`` and ``neither``. The last three are None where there
-        are no values or no episode is right.
+        tokens: What :func:`valued_tokens` returned.
+        searches: Searches for better choices, by name.
     """
     fooled, gap = _fooled(episodes, tokens)
-    rows = {}
+    counts = {}
     for name, (searched, found) in searches.items():
         policy = np.isin(searched, found)
-        critic = None if fooled is None else np.isin(searched, sorted(fooled))
-        rows[name] = {
-            "searched": len(searched),
-            "policy": int(policy.sum()),
-            "critic": None if critic is None else int(critic.sum()),
-            "both": None if critic is None else int((policy & critic).sum()),
-            "neither": None if critic is None else int((~policy & ~critic).sum()),
-        }
+        if fooled is None:
+            counts[name] = FailureCounts(len(searched), int(policy.sum()), None, None, None)
+        else:
+            critic = np.isin(searched, sorted(fooled))
+            sums = (policy, critic, policy & critic, ~policy & ~critic)
+            counts[name] = FailureCounts(len(searched), *(int(each.sum()) for each in sums))
     wrong = int((episodes["score"] <= RIGHT).sum())
-    return {"definitions": DEFINITIONS, "wrong": wrong, "gap": gap, "searches": rows}
+    return Failures(DEFINITIONS, wrong, gap, counts)
 
 
 def _fooled(episodes: pd.DataFrame, tokens: pd.DataFrame | None) -> tuple[set[int] | None, float | None]:
@@ -154,48 +127,44 @@ def _fooled(episodes: pd.DataFrame, tokens: pd.DataFrame | None) -> tuple[set[in
     return set(means.index[high & ~right].tolist()), gap
 
 
-def _group(tokens: pd.DataFrame) -> dict[str, Any]:
+def _group(tokens: pd.DataFrame) -> CriticGroup:
     first = tokens[tokens["step"] == 0]
     # The first and the last token of an episode are the middles of the outer parts.
     parts = (tokens["position"] * (BINS - 1)).round() / (BINS - 1)
-    return {
-        "n": len(first),
-        "return": None if first.empty else float(first["target"].mean()),
-        "by_step": _course(tokens, tokens["step"]),
-        "by_position": _course(tokens, parts),
-    }
+    mean = None if first.empty else float(first["target"].mean())
+    return CriticGroup(len(first), mean, _values_at(tokens, tokens["step"]), _values_at(tokens, parts))
 
 
-def _course(tokens: pd.DataFrame, at: pd.Series) -> list[dict[str, Any]]:
+def _values_at(tokens: pd.DataFrame, at: pd.Series) -> list[ValueAt]:
     return [
-        {
-            **{"at": place, "n": len(values), "mean": float(values.mean())},
-            **{"p10": float(values.quantile(0.1)), "p90": float(values.quantile(0.9))},
-        }
+        ValueAt(
+            at=float(place),
+            n=len(values),
+            mean=float(values.mean()),
+            p10=float(values.quantile(0.1)),
+            p90=float(values.quantile(0.9)),
+        )
         for place, values in tokens["value"].groupby(at)
     ]
 
 
-def _calibration(tokens: pd.DataFrame) -> dict[str, Any]:
+def _calibration(tokens: pd.DataFrame) -> Calibration:
     value, target = tokens["value"].to_numpy(), tokens["target"].to_numpy()
     variance, error = float(np.var(target)), value - target
     varies = variance > 0 and float(np.var(value)) > 0
     order = np.argsort(value, kind="stable")
-    return {
-        "n": len(tokens),
-        "bias": float(error.mean()),
-        "mae": float(np.abs(error).mean()),
-        "r2": 1 - float(np.mean(error**2)) / variance if variance > 0 else None,
-        "correlation": float(np.corrcoef(value, target)[0, 1]) if varies else None,
-        "table": [_bin(value[rows], target[rows]) for rows in np.array_split(order, min(BINS, len(order)))],
-    }
+    return Calibration(
+        n=len(tokens),
+        bias=float(error.mean()),
+        mae=float(np.abs(error).mean()),
+        r2=1 - float(np.mean(error**2)) / variance if variance > 0 else None,
+        correlation=float(np.corrcoef(value, target)[0, 1]) if varies else None,
+        table=[_bin(value[rows], target[rows]) for rows in np.array_split(order, min(BINS, len(order)))],
+    )
 
 
-def _bin(value: np.ndarray, target: np.ndarray) -> dict[str, Any]:
-    return {
-        **{"low": float(value.min()), "high": float(value.max()), "n": len(value)},
-        **{"value": float(value.mean()), "target": float(target.mean())},
-    }
+def _bin(value: np.ndarray, target: np.ndarray) -> CalibrationBin:
+    return CalibrationBin(float(value.min()), float(value.max()), len(value), float(value.mean()), float(target.mean()))
 
 
 def _separation(tokens: pd.DataFrame, place: int) -> dict[str, float | None]:

@@ -1,8 +1,7 @@
-"""An evaluation as its files tell it: the token logs of the trained and the unsteered arm, and their episodes."""
+"""An evaluation read from its files: the token logs of the trained and the unsteered arm, and their episodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from agents.algos import ALGOS
-from agents.runs.folder import RunFolder, read_json
+from agents.compare.results import Evaluation
+from agents.runs.folder import RunFolder
 from steer_env.evaluation.token_log import COLUMNS, interventions_of
 
 STEERED, UNSTEERED = "trained", "unsteered"
 RIGHT = 0.5
+HEAD = ("env", "algo", "split", "seed", "temperature", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class EvaluatedRun:
     Attributes:
         run: The run folder.
         path: The evaluation's file.
-        result: What it holds.
+        result: Its content.
         tokens: Rows of the intervention log of the trained and the unsteered arm, by arm, episode and step.
     """
 
     run: RunFolder
     path: Path
-    result: Mapping[str, Any]
+    result: Evaluation
     tokens: pd.DataFrame
 
     @classmethod
@@ -57,10 +58,10 @@ class EvaluatedRun:
             raise ValueError(f"{log} has no rows of the {min(missing)} arm")
         count = int(tokens["episode"].max()) + 1
         if episodes is not None and not 1 <= episodes <= count:
-            raise ValueError(f"--episodes must be in [1, {count}], those of {path.name}; got {episodes}")
+            raise ValueError(f"--items must be in [1, {count}], those of {path.name}; got {episodes}")
         # Logs of earlier versions lack the newest columns.
         tokens = tokens[tokens["episode"] < (episodes or count)].reindex(columns=list(COLUMNS))
-        return cls(run, path, read_json(path), tokens.sort_values(["arm", "episode", "step"], ignore_index=True))
+        return cls(run, path, Evaluation.read(path), tokens.sort_values(["arm", "episode", "step"], ignore_index=True))
 
     @cached_property
     def steered(self) -> pd.DataFrame:
@@ -73,6 +74,13 @@ class EvaluatedRun:
         table = self.steered.groupby("episode")[["item", "score"]].first()
         alone = self.tokens[self.tokens["arm"] == UNSTEERED].groupby("episode")["score"].first()
         return table.assign(unsteered_score=alone)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The fields of :class:`agents.analysis.results.Analysis`."""
+        shared = {name: getattr(self.result, name) for name in HEAD}
+        names = {"run": self.run.path.name, "evaluation": self.path.name}
+        return {**names, **shared, "episodes_analysed": len(self.episodes)}
 
     @property
     def gamma(self) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from agents.analysis.results import Example
 from steer_env.envs.base import unwrap
 from steer_env.lm.labels import feature_labels, label_source, promoted, read_labels
 
@@ -40,7 +41,7 @@ class Meanings:
 
 
 def model_meanings(envs: Any, items: Sequence[int]) -> Meanings:
-    """What the model tells of the features behind the actions, and of items."""
+    """What the model says of the features that actions choose from, and of the items' prompts."""
     parts, features = unwrap(envs), unwrap(envs).features.tolist()
     lm, tokenizer, rows = parts.lm, parts.tokenizer, unwrap(envs).directions
     width = parts.sae.width
@@ -61,28 +62,30 @@ def model_meanings(envs: Any, items: Sequence[int]) -> Meanings:
 
 
 def logged_meanings(tokens: pd.DataFrame, source: str) -> Meanings:
-    """What the rows of a token log tell of the features that steered.
+    """What the rows of a token log say of the features that steered.
 
     Args:
         tokens: Rows with ``feature`` and ``label``.
-        source: Where the evaluation had its labels from.
+        source: Where the labels come from.
     """
     labels = tokens[tokens["feature"] >= 0].groupby("feature")["label"].first()
     known = {int(number): str(label) for number, label in labels.items()}
     return Meanings(known, dict.fromkeys(known, source))
 
 
-def examples(tokens: pd.DataFrame, features: Sequence[int], count: int = EXAMPLES) -> dict[int, list[dict[str, Any]]]:
+def examples(
+    tokens: pd.DataFrame, features: Sequence[int], prompts: Mapping[int, str], count: int = EXAMPLES
+) -> dict[int, list[Example]]:
     """Tokens at which each of ``features`` was most active, one an episode.
 
     Args:
         tokens: Rows of one arm by episode and step, with ``top_features`` and ``top_activations``.
         features: SAE indices.
-        count: Tokens of a feature, at most.
+        prompts: The end of each item's prompt, where it is known.
+        count: Number of tokens of a feature, at most.
 
     Returns:
-        For each feature that is among the strongest of some token, strongest first: ``activation``, ``episode``,
-        ``item``, ``step``, ``before`` (what the model had written so far, at most 20 tokens) and ``token_text``.
+        Examples of each feature that is among the strongest of some token, strongest first.
     """
     indices, strengths = np.stack(tokens["top_features"].to_list()), np.stack(tokens["top_activations"].to_list())
     rows = np.repeat(np.arange(len(tokens)), indices.shape[1])
@@ -92,11 +95,10 @@ def examples(tokens: pd.DataFrame, features: Sequence[int], count: int = EXAMPLE
     flat = flat.sort_values(["activation", "row"], ascending=[False, True], kind="stable")
     best = flat.drop_duplicates(["feature", "episode"]).groupby("feature").head(count)
     texts, steps = tokens["token_text"].astype(str).to_numpy(), tokens["step"].to_numpy()
-    found: dict[int, list[dict[str, Any]]] = {}
+    found: dict[int, list[Example]] = {}
     for row, feature, activation in zip(best["row"], best["feature"], best["activation"], strict=True):
-        example = {name: int(tokens[name].iloc[row]) for name in ("episode", "item", "step")}
+        episode, item, step = (int(tokens[name].iloc[row]) for name in ("episode", "item", "step"))
         before = "".join(texts[row - min(steps[row], SHOWN_TOKENS) : row])
-        found.setdefault(int(feature), []).append(
-            {"activation": float(activation), **example, "before": before, "token_text": texts[row]}
-        )
+        example = Example(float(activation), episode, item, step, before, texts[row], prompts.get(item))
+        found.setdefault(int(feature), []).append(example)
     return found

@@ -17,7 +17,7 @@ from sae_lens import SAE
 from tqdm import tqdm
 
 from agents.analysis.feature_kinds import TaskTexts, feature_kinds, read_texts
-from agents.analysis.feature_table import diversity
+from agents.analysis.features import diversity
 from agents.analysis.token_kinds import KINDS
 from agents.compare.arms import Arm, Bench, against_trained, arm_results, item_oracle, play_arms, read_off
 from agents.compare.evaluate import label_features
@@ -246,7 +246,7 @@ def used_features(envs: Any, played: Sequence[Played], texts: TaskTexts, seed: i
     counts = Counter(np.concatenate(chosen)[np.concatenate(chosen) >= 0].tolist())
     sample = sorted(np.random.default_rng(seed).permutation(parts.sae.width)[:SAMPLE].tolist())
     known = feature_kinds(envs, texts, sorted({*counts, *sample}), seed)
-    spread = [diversity(features, len(parts.features)) for features in chosen]
+    spread = [vars(diversity(features, len(parts.features))) for features in chosen]
     order = [feature for feature, _ in counts.most_common()]
     labels = label_features(parts, order)
     return UsedFeatures(

@@ -325,7 +325,7 @@ class UsedFeatures:
     """What the agents of a layer steered with.
 
     Attributes:
-        diversity: Means over seeds of what :func:`agents.analysis.feature_table.diversity` says.
+        diversity: Means over seeds of what :func:`agents.analysis.features.diversity` says.
         used: A row for each feature that any seed used, most used first: ``feature``, ``label``, ``tokens`` (of all
             seeds), ``seeds`` (that used it) and what :func:`agents.analysis.feature_kinds.describe` says.
         kinds: Shares of every kind among the ``used`` features, the ``tokens`` steered and the whole ``dictionary``.

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from agents.inside.transitions import OBSERVATION
-from agents.report.figures import Theme
 from agents.report.markdown import markdown_table
+from agents.report.plots import Theme
 from agents.runs.results import ResultFile
 
 _CRITIC = ("critic", "critic, untrained", "critic less residual", "gains in")

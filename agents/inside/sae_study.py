@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -335,7 +336,7 @@ class Study:
         found = {"mean": self.earned_through(lambda acts: mean.expand_as(acts))}
         for k in counts:
             kept = axes[:k].T @ axes[:k]
-            found[f"pca-{k}"] = self.earned_through(lambda acts, kept=kept: (acts - mean) @ kept + mean)
+            found[f"pca-{k}"] = self.earned_through(partial(_projected, mean, kept))
         return found
 
     @torch.no_grad()
@@ -422,3 +423,8 @@ def _said(outputs: Floats) -> Floats:
     """What outputs show: the numbers, the same in order, and which is the highest; ``[n, 3 A]``."""
     chosen = np.eye(outputs.shape[1])[outputs.argmax(axis=1)]
     return np.concatenate([outputs, np.sort(outputs, axis=1), chosen], axis=1)
+
+
+def _projected(mean: Tensor, kept: Tensor, acts: Tensor) -> Tensor:
+    """Activations ``[n, D]`` projected by ``kept`` ``[D, D]``, around their ``mean`` ``[D]``."""
+    return (acts - mean) @ kept + mean

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents.analysis.results import Critic
+from agents.compare.results import Evaluation, Sweep
+from agents.report.plots import LIGHT, Draw, Score, Theme, intervals, settings
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a plot.
-
-    Attributes:
-        ink: Text and lines of reference.
-        grey: What is beside the point.
-        blue: The trained agent.
-        green: What it corrected.
-        red: What it broke.
-    """
-
-    ink: str
-    grey: str
-    blue: str
-    green: str
-    red: str
-
-
-LIGHT = Theme("#23282e", "#8a929b", "#1a6fb5", "#1b7f4b", "#b3382c")
-DARK = Theme("#dfe3e8", "#87909b", "#6cb3f0", "#5cc48d", "#f0857a")
 GROUPS = {"correct": "grey", "corrected": "green", "misguided": "red", "incorrect": "ink"}
 LINES = {"correct": ":", "corrected": "-", "misguided": "--", "incorrect": "-."}
-Draw = Callable[[Axes, Theme], None]
 
 
 def draw_svg(draw: Draw, theme: Theme) -> str:
@@ -55,90 +35,64 @@ def draw_png(draw: Draw, path: Path) -> None:
         _figure(draw, LIGHT).savefig(path, dpi=200)
 
 
-def learning_curve(
-    axes: Axes, theme: Theme, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None
-) -> None:
+def learning_curve(axes: Axes, theme: Theme, rows: Sequence[Mapping[str, Any]], result: Evaluation | None) -> None:
     """Rolling training score over time steps, with the reported scores of three arms as lines."""
     scored = [row for row in rows if row["score"] is not None]
-    axes.plot(
-        [row["num_timesteps"] for row in scored],
-        [row["score"] for row in scored],
-        color=theme.blue,
-        label="training, sampled",
-    )
+    steps, values = [row["num_timesteps"] for row in scored], [row["score"] for row in scored]
+    axes.plot(steps, values, color=theme.blue, label="training, sampled")
     axes.set(xlabel="tokens of training", ylabel="score", ylim=(-0.02, 1.02))
-    arms = {} if result is None else result["arms"]
+    axes.xaxis.set_major_formatter(lambda tokens, place: f"{tokens / 1000:g}k" if tokens else "0")
+    arms = {} if result is None else result.arms
     for arm, style in (("trained", "-"), ("best_fixed", "--"), ("unsteered", ":")):
         if arm in arms:
-            axes.axhline(
-                arms[arm]["score"], color=theme.ink, linestyle=style, linewidth=1, label=f"{_words(arm)}, evaluated"
-            )
+            label = f"{_words(arm)}, evaluated"
+            axes.axhline(arms[arm].score, color=theme.ink, linestyle=style, linewidth=1, label=label)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
-def scores(axes: Axes, theme: Theme, result: Mapping[str, Any]) -> None:
+def scores(axes: Axes, theme: Theme, result: Evaluation) -> None:
     """Score of each arm with its 95 % interval."""
-    arms = dict(reversed(result["arms"].items()))
-    for place, (name, arm) in enumerate(arms.items()):
-        color = theme.blue if name == "trained" else theme.grey
-        axes.plot(arm["ci95"], [place, place], color=color, linewidth=2.5, solid_capstyle="round", clip_on=False)
-        axes.plot(arm["score"], place, "o", color=color, markersize=7, clip_on=False)
-    axes.set_yticks(range(len(arms)), list(map(_words, arms)))
-    axes.set(xlim=(0, 1), xlabel=f"score on {result['split']}, 95 % interval")
+    rows = {name: Score(arm.score, arm.ci95) for name, arm in result.arms.items()}
+    intervals(axes, theme, rows, blue=["trained"])
+    axes.set_xlabel(f"score on {result.split}, 95 % interval")
 
 
-def critic_courses(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
+def critic_values(axes: Axes, theme: Theme, critic: Critic) -> None:
     """Mean value along episodes by outcome, with the band from the 10th to the 90th percentile."""
-    for name, group in critic["groups"].items():
-        course = group["by_position"]
-        color = getattr(theme, GROUPS[name])
-        if not course:
+    for name, group in critic.groups.items():
+        values, color = group.by_position, getattr(theme, GROUPS[name])
+        if not values:
             continue
-        at = [row["at"] for row in course]
-        axes.fill_between(at, [r["p10"] for r in course], [r["p90"] for r in course], color=color, alpha=0.13, lw=0)
-        label = f"{name} ({group['n']})"
-        marker = "o" if len(course) == 1 else ""
-        axes.plot(at, [row["mean"] for row in course], LINES[name], marker=marker, color=color, label=label)
+        at = [row.at for row in values]
+        axes.fill_between(at, [r.p10 for r in values], [r.p90 for r in values], color=color, alpha=0.13, lw=0)
+        marker = "o" if len(values) == 1 else ""  # a line through one point is not seen
+        label = f"{name} ({group.n})"
+        axes.plot(at, [row.mean for row in values], LINES[name], marker=marker, color=color, label=label)
     axes.set(xlabel="part of the episode", ylabel="value", xlim=(-0.02, 1.02))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
-def calibration(axes: Axes, theme: Theme, critic: Mapping[str, Any]) -> None:
-    """What came against what the critic said, in ten bins of as many tokens each; the diagonal is a perfect critic."""
-    bins = critic["calibration"]["all_tokens"]["table"]
-    said, came = [row["value"] for row in bins], [row["target"] for row in bins]
-    low, high = min([*said, *came], default=0), max([*said, *came], default=1)
+def calibration(axes: Axes, theme: Theme, critic: Critic) -> None:
+    """Mean target against mean value, in ten bins of as many tokens each; the diagonal is a perfect critic."""
+    bins = critic.calibration["all_tokens"].table
+    values, targets = [row.value for row in bins], [row.target for row in bins]
+    low, high = min([*values, *targets], default=0), max([*values, *targets], default=1)
     axes.plot([low, high], [low, high], ":", color=theme.grey, linewidth=1)
-    axes.plot(said, came, "o-", color=theme.blue, markersize=5)
-    axes.set(xlabel="mean value of the bin", ylabel=f"mean {critic['target']}")
+    axes.plot(values, targets, "o-", color=theme.blue, markersize=5)
+    axes.set(xlabel="mean value of the bin", ylabel=f"mean {critic.target}")
 
 
-def variants(axes: Axes, theme: Theme, sweep: Mapping[str, Any]) -> None:
+def variants(axes: Axes, theme: Theme, sweep: Sweep) -> None:
     """Score of each variant with its interval, and of each of its seeds."""
-    rows = dict(reversed(sweep["variants"].items()))
-    for place, row in enumerate(rows.values()):
-        axes.plot(row["ci95"], [place, place], color=theme.blue, linewidth=2.5, solid_capstyle="round", clip_on=False)
-        axes.plot(row["scores"], [place] * len(row["scores"]), "|", color=theme.ink, markersize=8, clip_on=False)
-        axes.plot(row["score"], place, "o", color=theme.blue, markersize=7, clip_on=False)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set(xlim=(0, 1), xlabel=f"score on {sweep['settings']['split']}; ticks are seeds")
+    rows = {name: Score(row.score, row.ci95, row.scores) for name, row in sweep.variants.items()}
+    intervals(axes, theme, rows, blue=rows)
+    axes.set_xlabel(f"score on {sweep.settings['split']}; ticks are seeds")
 
 
 def _figure(draw: Draw, theme: Theme) -> Figure:
     figure = Figure(figsize=(5.4, 3), layout="constrained")
     draw(figure.add_subplot(), theme)
     return figure
-
-
-def settings(theme: Theme) -> Any:  # Matplotlib types its settings as a dict of literal names
-    """Matplotlib's settings for a plot of this theme."""
-    inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
-    return {
-        **dict.fromkeys(inked, theme.ink),
-        **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "legend.fontsize": 9},
-        # Names of runs and variants are anyone's: a dollar sign is no formula.
-        **{"text.parse_math": False, "lines.linewidth": 1.8},
-    }
 
 
 def _words(name: str) -> str:

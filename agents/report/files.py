@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
+from agents.analysis.results import BranchPoints, Critic, Features
+from agents.compare.results import Evaluation, Layers, Sweep
 from agents.inside.controller_report import ControllerResult
-from agents.runs.folder import RunFolder, read_json
+from agents.runs.folder import RunFolder
+from agents.runs.results import ResultFile
 from steer_env.evaluation.token_log import COLUMNS, interventions_of
 from steer_env.registration import task_of
 from steer_env.tasks import Task
 
+AnyResult = TypeVar("AnyResult", bound=ResultFile)
 ANALYSES = ("branch_points", "critic", "features")
 
 
@@ -41,13 +45,13 @@ class RunFiles:
     run: RunFolder
     path: Path
     metrics: Sequence[Mapping[str, Any]]
-    result: Mapping[str, Any] | None
+    result: Evaluation | None
     tokens: pd.DataFrame | None
-    points: Mapping[str, Any] | None
-    critic: Mapping[str, Any] | None
-    features: Mapping[str, Any] | None
-    sweep: Mapping[str, Any] | None
-    layers: Mapping[str, Any] | None
+    points: BranchPoints | None
+    critic: Critic | None
+    features: Features | None
+    sweep: Sweep | None
+    layers: Layers | None
     controller: ControllerResult | None
 
     @classmethod
@@ -56,20 +60,25 @@ class RunFiles:
 
         Raises:
             FileNotFoundError: There is no such run, no such sweep or no such comparison.
+            ValueError: A file is of another version (the message says which command makes it anew).
         """
         run, path = RunFolder.open(folder), folder / evaluation
-        result, points, critic, features = (
-            read_json(file) if file.is_file() else None
-            for file in (_beside(path, name) for name in ("evaluation", *ANALYSES))
-        )
         log = interventions_of(path)
-        tokens = _tokens(log) if log.is_file() else None
-        metrics = list(run.rows("metrics"))
         beside = (path for path in (folder / "layers.json", folder.parent / "layers.json") if path.is_file())
-        swept, compared = (None if file is None else read_json(file) for file in (sweep, layers or next(beside, None)))
-        inside = folder / "controller.json"
-        controller = ControllerResult.read(inside) if inside.is_file() else None
-        return cls(run, path, metrics, result, tokens, points, critic, features, swept, compared, controller)
+        compared = layers or next(beside, None)
+        return cls(
+            run,
+            path,
+            metrics=list(run.rows("metrics")),
+            result=_read(Evaluation, path),
+            tokens=_tokens(log) if log.is_file() else None,
+            points=_read(BranchPoints, _beside(path, "branch_points")),
+            critic=_read(Critic, _beside(path, "critic")),
+            features=_read(Features, _beside(path, "features")),
+            sweep=None if sweep is None else Sweep.read(sweep),
+            layers=None if compared is None else Layers.read(compared),
+            controller=_read(ControllerResult, folder / "controller.json"),
+        )
 
     @cached_property
     def task(self) -> Task | None:
@@ -82,7 +91,7 @@ class RunFiles:
             return None
         settings = self.run.config.get("env_kwargs", {})
         given = {name: settings[name] for name in inspect.signature(cls).parameters if name in settings}
-        return cls(**{**given, "split": self.result["split"]})
+        return cls(**{**given, "split": self.result.split})
 
     def board(self, item: int, info: Mapping[str, Any]) -> dict[str, Any] | None:
         """The board that the task draws after a turn of an item, given the turn's ``info``."""
@@ -113,6 +122,10 @@ class RunFiles:
     def beside(self, name: str, suffix: str = ".json") -> Path:
         """Where a file about this evaluation belongs: for ``evaluation-1.json`` and ``"report"`` it is ``report-1``."""
         return _beside(self.path, name).with_suffix(suffix)
+
+
+def _read(kind: type[AnyResult], path: Path) -> AnyResult | None:
+    return kind.read(path) if path.is_file() else None
 
 
 def _beside(path: Path, name: str) -> Path:

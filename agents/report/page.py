@@ -2,20 +2,34 @@
 
 The same plots are written for papers, as ``figures/*.png``. wandb gets the plots as images, and the page with the files
 it is made from as an artifact.
+
+All that a model or a file may have written is data: it is JSON in inert blocks and becomes text nodes. What little is
+written here is escaped, and a content security policy lets run only the page's own script and lets nothing be fetched.
 """
 
+import base64
+import gzip
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from importlib.resources import files as package_files
 from pathlib import Path
+from string import Template
+from typing import Any
 
 from agents.compare.layers_table import layer_kinds, layer_scores
 from agents.inside.controller_report import controller_plot
-from agents.report.document import document, picture
-from agents.report.figures import Draw, calibration, critic_courses, draw_png, learning_curve, scores, variants
+from agents.report.data import point_blocks, token_blocks
+from agents.report.figures import calibration, critic_values, draw_png, draw_svg, learning_curve, scores, variants
 from agents.report.files import ANALYSES, RunFiles
-from agents.report.points import point_blocks
+from agents.report.plots import DARK, LIGHT, Draw, Theme
 from agents.report.summary import facts, sections
-from agents.report.tokens import token_blocks
 from agents.runs.tracking import Tracker
+
+SCRIPTS = ("page.js", "episodes.js", "points.js", "features.js", "start.js")
+COMPRESSED_FROM = 4_000
 
 
 def write_report(
@@ -37,7 +51,8 @@ def write_report(
     figures = [files.beside("figures", "") / f"{name}.png" for name in draws]
     for draw, figure in zip(draws.values(), figures, strict=True):
         draw_png(draw, figure)
-    blocks = {**token_blocks(files), **point_blocks(files), "features": files.features, "missing": files.missing}
+    features = None if files.features is None else asdict(files.features)
+    blocks = {**token_blocks(files), **point_blocks(files), "features": features, "missing": files.missing}
     pictures = {name: picture(draw, name.replace("_", " ")) for name, draw in draws.items()}
     page = files.beside("report", ".html")
     page.write_text(document(files.run.path.name, facts(files), sections(files, pictures), blocks), encoding="utf-8")
@@ -54,8 +69,8 @@ def figures_of(files: RunFiles) -> Mapping[str, Draw]:
         found["learning_curve"] = lambda axes, theme: learning_curve(axes, theme, rows, result)
     if result is not None:
         found["scores"] = lambda axes, theme: scores(axes, theme, result)
-    if critic is not None and critic["target"] is not None:
-        found["critic_values"] = lambda axes, theme: critic_courses(axes, theme, critic)
+    if critic is not None and critic.target is not None:
+        found["critic_values"] = lambda axes, theme: critic_values(axes, theme, critic)
         found["calibration"] = lambda axes, theme: calibration(axes, theme, critic)
     if files.controller is not None:
         inside = files.controller
@@ -76,3 +91,56 @@ def _mirror(files: RunFiles, figures: Sequence[Path], page: Path) -> None:
     records = [files.path, *map(files.beside, ANALYSES)]
     tracker.artifact(files.beside("analysis", "").name, "analysis", [page, *filter(Path.is_file, records)])
     tracker.finish()
+
+
+def document(title: str, facts: str, summary: str, blocks: Mapping[str, Any]) -> str:
+    """The whole page.
+
+    Args:
+        title: Of the page, any text.
+        facts: HTML under the title.
+        summary: HTML of the first view.
+        blocks: JSON content that the script reads, by name.
+    """
+    style, script = read_part("page.css"), "\n".join(map(read_part, SCRIPTS))
+    return Template(read_part("page.html")).substitute(
+        title=escape(title),
+        facts=facts,
+        summary=summary,
+        blocks="\n".join(data_block(name, content) for name, content in blocks.items()),
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def read_part(name: str) -> str:
+    """A file of ``page/``."""
+    return (package_files("agents.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def data_block(name: str, content: Any) -> str:
+    """JSON in a block that no browser runs; large ones as ``{"gzip": "<base64>"}``."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if len(text) > COMPRESSED_FROM:
+        text = json.dumps({"gzip": base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()})
+    # No "<" at all: neither "</script" nor "<!--" can end the block or change how it is read.
+    return f'<script type="application/json" id="data-{escape(name)}">{text.replace("<", chr(92) + "u003c")}</script>'
+
+
+def picture(draw: Draw, name: str) -> str:
+    """A plot for light and for dark pages."""
+    dark, light = _svg(draw, DARK), _svg(draw, LIGHT)
+    return (
+        f'<picture><source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img alt="{escape(name)}" src="{light}"></picture>'
+    )
+
+
+def _svg(draw: Draw, theme: Theme) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(draw_svg(draw, theme).encode()).decode()}"
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from inspect import getdoc
-from typing import Any
 
 import pandas as pd
 
-from agents.compare.evaluation_table import train_and_test
+from agents.analysis.results import Critic, Failures
 from agents.compare.layers_table import COLUMNS, cells
+from agents.compare.results import Evaluation, Layers
 from agents.inside.controller_report import as_html
 from agents.report.files import RunFiles
 from steer_env.evaluation.controls import CONTROLS
@@ -33,9 +33,9 @@ def sections(files: RunFiles, pictures: Mapping[str, str]) -> str:
     """The view's sections, each with its plots or with the command that would make it."""
     return "".join(
         (
-            _section("What it is worth", _worth(files), pictures.get("scores", "")),
+            _section("Result", _worth(files), pictures.get("scores", "")),
             _section("Learning", _needs(files, "metrics"), pictures.get("learning_curve", "")),
-            _section("Who chooses what", _chosen(files)),
+            _section("What each arm steers with", _chosen(files)),
             _section("The critic", _critic(files), pictures.get("critic_values", ""), pictures.get("calibration", "")),
             _inside(files, pictures),
             _section("Variants", "", pictures["variants"]) if "variants" in pictures else "",
@@ -66,23 +66,48 @@ def _worth(files: RunFiles) -> str:
     result = files.result
     if result is None:
         return _needs(files, "evaluation")
-    of = "a benchmark's items" if result["benchmark"] else "not a benchmark: an embedded or replaced model"
+    of = "a benchmark's items" if result.benchmark else "not a benchmark: an embedded or replaced model"
     return (
-        f"<p>{result['episodes']} items of split {escape(result['split'])} in every arm ({of}). "
-        f"{escape(train_and_test(dict(result)))}.</p>{_arms(result)}"
+        f'<p class="lead">{_lead(result)}</p><p>{_train_and_test(result)} Every arm plays the same '
+        f"{result.episodes} items of split {escape(result.split)} ({of}).</p>{_arms(result)}"
         '<p class="note">Corrected and broken: items wrong unsteered and right in the arm, and the reverse. '
-        f"Language model unchanged: <code>{escape(result['weights_sha256_after'][:16])}</code></p>"
+        "p: exact McNemar test of the trained agent against the arm on the same items, corrected for the number of "
+        f"arms (Holm). Language model unchanged: <code>{escape(result.weights_sha256_after[:16])}</code></p>"
     )
 
 
-def _arms(result: Mapping[str, Any]) -> str:
+def _lead(result: Evaluation) -> str:
+    """The result in one sentence, for somebody who sees such a page for the first time."""
+    arms = result.arms
+    best = (
+        f", {arms['best_fixed'].score:.3f} with the best single feature at every token" if "best_fixed" in arms else ""
+    )
+    return (
+        "At every token the agent may add one feature of a sparse autoencoder to the frozen language model. On "
+        f"{escape(result.split)} the score is {arms['unsteered'].score:.3f} unsteered{best}, and "
+        f"<strong>{arms['trained'].score:.3f} with the agent</strong>."
+    )
+
+
+def _train_and_test(result: Evaluation) -> str:
+    """How much of the result is memory: the same agent on the items that it was trained on."""
+    arm = result.arms["trained"]
+    if arm.train_score is None or arm.seen_in_train is None:
+        return ""
+    return (
+        f"On {arm.train_n} items of train the agent scores {arm.train_score:.3f}, on these {arm.score:.3f}; "
+        f"{arm.seen_in_train:.0%} of its episodes here are word for word one of those on train "
+        f"({arm.distinct_completions} distinct completions)."
+    )
+
+
+def _arms(result: Evaluation) -> str:
     rows = []
-    for name, arm in result["arms"].items():
-        low, high = arm["ci95"]
-        test = result["tests"].get(f"trained_vs_{name}")
-        p_value = f"{test['p_holm']:.2g}" if test else ""
-        counts = (arm["corrected"], arm["broken"], p_value)
-        rows.append((_words(name), f"{arm['score']:.3f}", f"{low:.3f} to {high:.3f}", *map(str, counts)))
+    for name, arm in result.arms.items():
+        low, high = arm.ci95
+        test = result.tests.get(f"trained_vs_{name}")
+        counts = (f"{arm.corrected:g}", f"{arm.broken:g}", f"{test.p_holm:.2g}" if test else "")
+        rows.append((_words(name), f"{arm.score:.3f}", f"{low:.3f} to {high:.3f}", *counts))
     return _table(("arm", "score", "95 % interval", "corrected", "broken", "p against trained"), rows, "arms")
 
 
@@ -98,9 +123,9 @@ def _chosen(files: RunFiles) -> str:
         top = "; ".join(_share(int(f), labels[f], n / len(tokens)) for f, n in used[:MOST_USED].items())
         idle = 1 - len(steered) / len(tokens)
         rows.append((_words(str(arm)), _chooser(str(arm)), str(len(used)), f"{idle:.0%}", top))
-    order = [_words(name) for name in (files.result or {"arms": ()})["arms"]]
+    order = [_words(name) for name in ({} if files.result is None else files.result.arms)]
     rows.sort(key=lambda row: order.index(row[0]) if row[0] in order else len(order))
-    return _table(("arm", "chooses", "features", "left alone", "most used"), rows, "chosen")
+    return _table(("arm", "chooses", "features", "not steered", "most used: label, share of tokens"), rows, "chosen")
 
 
 def _chooser(arm: str) -> str:
@@ -113,9 +138,9 @@ def _share(feature: int, label: object, share: float) -> str:
     return str(feature) + ("" if pd.isna(label) else f" “{label}”") + f" {share:.0%}"
 
 
-def _layers(compared: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    text = f"<p>{escape(compared['env'])}, the same protocol at each layer. In brackets: of the whole dictionary.</p>"
-    table = _table(COLUMNS, [cells(row) for row in compared["layers"]], "layers")
+def _layers(compared: Layers, pictures: Mapping[str, str]) -> str:
+    text = f"<p>{escape(compared.env)}, the same protocol at each layer. In brackets: of the whole dictionary.</p>"
+    table = _table(COLUMNS, [cells(row) for row in compared.layers], "layers")
     return _section("Layers", text + table, pictures.get("layers", ""), pictures.get("layer_kinds", ""))
 
 
@@ -123,31 +148,35 @@ def _critic(files: RunFiles) -> str:
     critic = files.critic
     if critic is None:
         return _needs(files, "critic")
-    said = [] if critic["target"] is None else [_calibrated(critic)]
-    if critic["target"] is None:
-        said.append("<p>The algorithm logs no values.</p>")
-    if critic["failures"]:
-        said.append(_failures(critic["failures"]))
-    return "".join(said)
+    text = "<p>The algorithm logs no values.</p>" if critic.target is None else _calibrated(critic)
+    return text + ("" if critic.failures is None else _failures(critic.failures))
 
 
-def _calibrated(critic: Mapping[str, Any]) -> str:
-    whole, apart = critic["calibration"]["all_tokens"], critic["separation"]["last"]["right_from_wrong"]
-    told = [f"bias {whole['bias']:+.3f}", f"mean absolute error {whole['mae']:.3f}"]
-    if whole["r2"] is not None:
-        told.append(f"explained variance {whole['r2']:.2f}")
+def _calibrated(critic: Critic) -> str:
+    whole, apart = critic.calibration["all_tokens"], critic.separation["last"]["right_from_wrong"]
+    measures = [f"bias {whole.bias:+.3f}", f"mean absolute error {whole.mae:.3f}"]
+    if whole.r2 is not None:
+        measures.append(f"explained variance {whole.r2:.2f}")
     if apart is not None:
-        told.append(f"tells right from wrong at the last token with AUC {apart:.2f}")
-    return f"<p>Value against {escape(critic['target'])}: {', '.join(told)}. Bands are 10th to 90th percentile.</p>"
+        measures.append(f"tells right from wrong at the last token with AUC {apart:.2f}")
+    return (
+        f"<p>The critic's value of a token against the {escape(str(critic.target))}: {', '.join(measures)}. Bands are "
+        "10th to 90th percentile.</p>"
+    )
 
 
-def _failures(failures: Mapping[str, Any]) -> str:
+def _failures(failures: Failures) -> str:
     kinds = ("searched", "policy", "critic", "both", "neither")
-    rows = [(_words(name), *(str(found[kind]) for kind in kinds)) for name, found in failures["searches"].items()]
-    meaning = "; ".join(f"{name}: {text}" for name, text in failures["definitions"].items())
-    table = _table(("search", *kinds), rows, "failures")
-    wrong = f"Episodes that ended wrong: {failures['wrong']}. Whose fault:"
-    return f'<p>{wrong}</p>{table}<p class="note">{escape(meaning)}.</p>'
+    head = ("search over", "episodes", "policy", "critic", "both", "neither")
+    rows = [(_words(name), *(_count(getattr(row, kind)) for kind in kinds)) for name, row in failures.searches.items()]
+    meaning = "; ".join(f"{name}: {text}" for name, text in failures.definitions.items())
+    table = _table(head, rows, "failures")
+    why = f"Episodes that ended wrong: {failures.wrong}. What would have been better:"
+    return f'<p>{why}</p>{table}<p class="note">{escape(meaning)}.</p>'
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else str(number)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
@@ -30,7 +31,7 @@ from steer_env.evaluation.masks import ActionMask
 def save_state(folder: Path, model: BaseAlgorithm, mask: ActionMask | None) -> None:
     """Write the agent, its replay buffer if it has one, the mask and all random states into ``folder``."""
     model.save(folder / "model.zip")
-    if hasattr(model, "replay_buffer"):
+    if isinstance(model, OffPolicyAlgorithm):
         model.save_replay_buffer(folder / "replay_buffer.pkl")
     if mask is not None:
         save_mask(mask, folder)
@@ -42,7 +43,7 @@ def restore(
 ) -> BaseAlgorithm:
     """The agent of :func:`save_state` on ``vec_env``; the mask and the random states are put back in place."""
     model = cls.load(folder / "model.zip", env=vec_env, device=device)
-    if hasattr(model, "replay_buffer"):
+    if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(folder / "replay_buffer.pkl")
     if mask is not None:
         load_mask(mask, folder)

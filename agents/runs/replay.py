@@ -1,4 +1,7 @@
-"""Logged episodes played again: from rows of the intervention log to actions, and to what came out differently."""
+"""Logged episodes played again: from rows of the intervention log to actions, and to what differs.
+
+The checks of a run and the analyses stand on it (:mod:`agents.runs.checks`, :mod:`agents.analysis.counterfactuals`).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from gymnasium import spaces
 
+from agents.compare.results import Evaluation
 from agents.runs.loading import make_envs
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import idle
@@ -23,18 +27,14 @@ _COLUMNS = ("arm", "episode", "item", "step", *SAID, *APPLIED)
 class EvaluationLog:
     """The first episodes of every arm of an evaluation, and environments like those that it played in."""
 
-    def __init__(self, config: Mapping[str, Any], result: Mapping[str, Any], episodes: list[pd.DataFrame]):
+    def __init__(self, config: Mapping[str, Any], result: Evaluation, episodes: list[pd.DataFrame]):
         self.result, self.episodes = result, episodes
-        lanes = min(result["num_envs"], len(episodes))
-        self.envs = make_envs(config, result["split"], lanes, temperature=result["temperature"], compare=False)
-
-    def tolerated(self, episodes: int) -> int:
-        """How many may go another way: none, but 16 bits round differently in batches of another size."""
-        return 0 if unwrap(self.envs).lm.dtype == torch.float32 else episodes // 10
+        lanes = min(result.num_envs, len(episodes))
+        self.envs = make_envs(config, result.split, lanes, temperature=result.temperature, compare=False)
 
     def play(self, episodes: Sequence[pd.DataFrame], policy: Policy) -> Played:
         """The items of these episodes, as the evaluation played them, with ``policy``."""
-        return play(self.envs, policy, [int(rows["item"].iloc[0]) for rows in episodes], self.result["seed"])
+        return play(self.envs, policy, [int(rows["item"].iloc[0]) for rows in episodes], self.result.seed)
 
 
 def logged_episodes(path: Path, count: int) -> list[pd.DataFrame]:
@@ -50,7 +50,7 @@ def logged_actions(envs: Any, rows: pd.DataFrame) -> Array:
     if isinstance(envs.single_action_space, spaces.Box):
         return np.array(rows["strengths"].tolist(), dtype=np.float32)
     features = unwrap(envs).features
-    # One place more than there are features: the log's -1 finds the no-op there.
+    # One place more than there are features: the log's -1 indexes the last place, which holds the no-op.
     numbers = np.full(unwrap(envs).sae.width + 1, len(features))
     numbers[features] = np.arange(len(features))
     return np.asarray(numbers[rows["feature"].to_numpy()])
@@ -69,24 +69,44 @@ def replay_policy(episodes: Sequence[Array]) -> Policy:
     return act
 
 
-def differences(logged: Sequence[pd.DataFrame], played: Played, columns: Sequence[str]) -> list[str]:
-    """One line for each episode that was played in another way than logged, with the first token that differs.
+def differences(logged: Sequence[pd.DataFrame], played: Played, columns: Sequence[str]) -> tuple[list[str], int]:
+    """Compare episodes of a log with the same episodes played again, each up to the first token that differs.
 
     Args:
         logged: Episodes of the log.
         played: The same items played again, in the same order, with their tokens.
         columns: What to compare, where both have it.
+
+    Returns:
+        One line for each episode that differs, which names the first token that does; and the number of tokens that
+        were compared. Tokens after a difference are not: they follow from it.
     """
     tokens: dict[str, Array] = {**played.tokens, "score": played.scores[played.tokens["episode"]]}
-    found = []
+    found, compared = [], 0
     for place, rows in enumerate(logged):
         mine = tokens["episode"] == place
         again = {name: tokens[name][mine] for name in columns if name in rows and name in tokens}
         step = _first_difference({name: np.array(rows[name].tolist()) for name in again}, again)
+        compared += len(rows) if step is None else step + 1
         if step is not None:
             first = rows.iloc[0]
             found.append(f"arm {first['arm']}, item {first['item']}, step {step}")
-    return found
+    return found, compared
+
+
+def tolerated(compared: int, envs: Any) -> int:
+    """How many episodes may differ when they are played again, of a model and a log that are sound.
+
+    A model rounds differently in batches of another size, which can decide between two tokens that are almost equally
+    likely: at hardly any token in 32 bits, but at every hundredth or so in 16 bits, and long episodes have many tokens.
+
+    Args:
+        compared: Number of tokens that were compared.
+        envs: Where they were played again.
+    """
+    if unwrap(envs).lm.dtype == torch.float32:
+        return compared // 200
+    return max(1, compared // 10)
 
 
 def _first_difference(logged: dict[str, Array], played: dict[str, Array]) -> int | None:

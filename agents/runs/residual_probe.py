@@ -1,4 +1,4 @@
-"""How far steering moves the residual, measured from outside the engine: what the next block receives.
+"""By how much steering moves the residual, measured from outside the engine: what the next block receives.
 
 The probe hooks the model elsewhere and in another way than the engine does, and knows nothing of its pauses.
 """
@@ -27,7 +27,7 @@ class Seen:
 
     Attributes:
         before: What came to the steering site last, before anybody edited it.
-        after: What the modules behind the site received, one entry a pass; the reader empties it.
+        after: What the modules after the site received, one entry a pass; the reader empties it.
     """
 
     before: Tensor | None = None
@@ -45,7 +45,7 @@ def watch_residual(lm: Any, layer: int, site: str) -> Iterator[Seen]:
 
     Yields:
         What is seen. ``after`` is the input of the first module that takes the residual once the site is passed: the
-        next block (or what stands behind the last one); with ``"pre"``, the block's own first layer.
+        next block (or what comes after the last one); with ``"pre"``, the block's own first layer.
     """
     seen = Seen()
     shape: list[Any] = []  # of the residual on its way from the site to the next module
@@ -72,12 +72,12 @@ def watch_residual(lm: Any, layer: int, site: str) -> Iterator[Seen]:
         if site == "post"
         else block.register_forward_pre_hook(at_input, with_kwargs=True)
     )
-    behind = register_module_forward_pre_hook(receive)
+    after = register_module_forward_pre_hook(receive)
     try:
         yield seen
     finally:
         here.remove()
-        behind.remove()
+        after.remove()
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def measure_pushes(envs: Any, episodes: int, seed: int = 0) -> Pushes:
 
     Args:
         envs: A SteerVectorEnv that does not compare.
-        episodes: At least so many end.
-        seed: Of actions and items.
+        episodes: Number of episodes that end, at least.
+        seed: Seed of the actions and of the items.
 
     Raises:
         RuntimeError: No residual came to the steering site, or none left it.
@@ -114,9 +114,10 @@ def measure_pushes(envs: Any, episodes: int, seed: int = 0) -> Pushes:
     ended, step, rows = 0, 0, []
     with watch_residual(inner.lm, inner.layer, inner.site) as probe:
         envs.reset(seed=seed)
-        while ended < episodes:
+        # Four steps at least: then every lane has been steered and left alone, however short its episodes are.
+        while ended < episodes or step < 4:
             resting = (np.arange(envs.num_envs) + step) % 4 == 3
-            actions = envs.action_space.sample()
+            actions = _random_pushes(envs)
             actions[resting] = idle(envs)[resting]
             before, shown = probe.before, unwrap(envs).residual.clone()
             probe.after.clear()
@@ -126,6 +127,14 @@ def measure_pushes(envs: Any, episodes: int, seed: int = 0) -> Pushes:
             rows.append(_compare(envs, actions, before[:, -1], probe.after[0][:, -1], shown))
             ended, step = ended + int(done.sum()), step + 1
     return Pushes(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def _random_pushes(envs: Any) -> np.ndarray:
+    """A random action in every lane, never the no-op."""
+    actions: np.ndarray = envs.action_space.sample()
+    if isinstance(envs.single_action_space, spaces.Discrete):
+        actions %= len(unwrap(envs).features)  # the last action of all is the no-op
+    return actions
 
 
 def _compare(envs: Any, actions: np.ndarray, before: Tensor, after: Tensor, shown: Tensor) -> tuple[np.ndarray, ...]:
@@ -148,7 +157,7 @@ def _compare(envs: Any, actions: np.ndarray, before: Tensor, after: Tensor, show
 
 
 def _strengths(envs: Any, actions: np.ndarray) -> np.ndarray:
-    """Actions as strengths ``[B, A - 1]`` (or ``[B, k]``) of the features behind them."""
+    """Actions as strengths ``[B, A - 1]`` (or ``[B, k]``) of the features that they choose."""
     if isinstance(envs.single_action_space, spaces.Box):
         return actions.astype(np.float64)
     strengths = np.zeros((len(actions), len(unwrap(envs).features) + 1))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from agents.analysis.causal import Effort
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
@@ -19,7 +20,6 @@ from steer_env.evaluation.alternatives import Alternatives
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo, table
 from agents.analysis.analyze import analyze
-from agents.analysis.causal import Effort
 from agents.policies import policy_of
 from agents.reading import UNKNOWN, Context, family_of
 from agents.report.markdown import markdown_table

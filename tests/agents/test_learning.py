@@ -1,4 +1,8 @@
-"""Learning on the embedded model: the whole chain, with chance and ceiling beside each threshold."""
+"""Learning on the embedded model: the whole chain, with chance and ceiling beside each threshold.
+
+Thresholds are half of the way between the two: rounding differs between processors, which makes another training of
+the same seed.
+"""
 
 import gymnasium as gym
 import numpy as np
@@ -60,11 +64,9 @@ def holds_with_one_feature_a_move(envs, item) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mask", "head", "least"), [("off", "linear", 0.70), ("off", "tied", 0.70), ("adaptive", "linear", 0.60)]
-)
-def test_ppo_learns_to_hold_the_perfect_player(mask, head, least):
-    """60,000 tokens. Chance (a random feature) is 0.07, the best fixed feature 0.25, the ceiling 1.0.
+@pytest.mark.parametrize(("mask", "head"), [("off", "linear"), ("off", "tied"), ("adaptive", "linear")])
+def test_ppo_learns_to_hold_the_perfect_player(mask, head):
+    """60,000 tokens. Chance (a random feature) is 0.07, the best fixed feature 0.25, the ceiling 1.0, half-way 0.54.
 
     Two seeds each gave 0.92 and 0.86 (linear), 0.88 and 0.91 (tied), 0.81 and 0.78 (adaptive mask).
     """
@@ -75,17 +77,18 @@ def test_ppo_learns_to_hold_the_perfect_player(mask, head, least):
     directions = envs.unwrapped.directions.numpy() if head == "tied" else None
     agent = make_algo("ppo", SB3VecEnv(envs, chosen), seed=0, head=head, directions=directions, device="cpu")
     agent.learn(60_000)
-    assert score(policy_of(agent, chosen), mask=scope) >= least
+    assert score(policy_of(agent, chosen), mask=scope) >= 0.54
     assert weights_sha256(envs.unwrapped.lm) == before
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.slow
 def test_ppo_learns_autosteers_strengths():
-    """80,000 tokens; unsteered is 0.035, the best fixed strength 0.11, the ceiling of one strength at its bound 0.97.
+    """80,000 tokens; unsteered is 0.035, the best fixed strength 0.11, the ceiling of one strength at its bound 0.97:
+    half-way is 0.50.
 
     Two seeds gave 0.78 and 0.83.
     """
     kwargs = {"env_id": "AutoSteer-TicTacToe-v0", "k": 10}
     agent = make_algo("ppo", SB3VecEnv(embedded("train", **kwargs)), seed=0, device="cpu").learn(80_000)
-    assert score(policy_of(agent), **kwargs) >= 0.55
+    assert score(policy_of(agent), **kwargs) >= 0.50

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from agents.analysis.feature_table import Effects, diversity, feature_record
+from agents.analysis.planted import planted_conditions, planted_record
 from scipy import stats
 
 from agents.analysis.critic import GROUPS, Search, critic_record, failure_record, returns_to_go
 from agents.analysis.evaluated_run import EvaluatedRun
 from agents.analysis.feature_meanings import Meanings, examples, logged_meanings
-from agents.analysis.feature_table import Effects, diversity, feature_record
-from agents.analysis.planted import planted_conditions, planted_record
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import load_trained, make_envs

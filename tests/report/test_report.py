@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 import pytest
+from agents.report.document import data_block
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -16,7 +17,18 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from agents.report.document import data_block
+from agents.compare.results import (
+    ArmResult,
+    Evaluation,
+    Gain,
+    Layer,
+    Layers,
+    Strength,
+    Sweep,
+    Test,
+    UsedFeatures,
+    Variant,
+)
 from agents.runs.folder import RunFolder, write_json
 from experiments.report import ReportConfig, main
 from steer_env.evaluation.play import Played
@@ -52,14 +64,26 @@ def played(score, feature, texts=(EVIL, ""), episodes=N):
     return Played([{"score": score}] * episodes, tokens)
 
 
+def arm_result(score=0.5, half=0.1, **more):
+    return ArmResult(
+        **{"n": 12, "score": score, "scores": [score], "ci95": (score - half, score + half)},
+        **{"corrected": 3, "broken": 1, "p_mcnemar": None, "p_holm": None, "coherence": None},
+        **{"distinct_features": 2, "distinct_completions": 5},
+        **{"idle": 0.0, "tokens": 12, "wall_s": 1.0, "summary": {}, **more},
+    )
+
+
 def evaluation():
-    arm = {"score": 0.5, "ci95": [0.4, 0.6], "corrected": 3, "broken": 1, "distinct_features": 2}
-    arms = dict.fromkeys(("unsteered", "best_fixed"), arm)
-    trained = {"n": 12, "distinct_completions": 5, "train_score": 0.75, "train_n": 11, "seen_in_train": 0.25}
-    arms["trained"] = {**arm, **trained}
-    tests = {f"trained_vs_{name}": {"p_holm": 1e-7} for name in ("unsteered", "best_fixed")}
-    shared = {"env": "Steer-GSM8K-v0", "episodes": 12, "split": "test", "benchmark": False}
-    return {**shared, "weights_sha256_after": "abc", "arms": arms, "tests": tests}
+    arms = dict.fromkeys(("unsteered", "best_fixed"), arm_result())
+    arms["trained"] = arm_result(train_score=0.75, train_n=11, seen_in_train=0.25)
+    tests = {f"trained_vs_{name}": Test(0.0, 1, 1, 1e-7, 1e-7) for name in ("unsteered", "best_fixed")}
+    asked = {"split": "test", "temperature": 0.0, "episodes": 12, "seed": 0, "num_envs": 4, "compare": True}
+    return Evaluation(
+        **{"run": "a", "env": "Steer-GSM8K-v0", "env_kwargs": {}, "algo": "ppo", "mask": "off", "benchmark": False},
+        **{"seeds": {}, **asked, "search_games": (1, 2), "coefficient": 1.0, "labels": "none", "data": {}},
+        **{"arms": arms, "tests": tests, "best_fixed": {}, "best_fixed_finalists": []},
+        **{"weights_sha256_before": "abc", "weights_sha256_after": "abc", "git_commit": None, "versions": {}},
+    )
 
 
 def branch_points(points=2, episodes=N):
@@ -134,7 +158,8 @@ def make_run(path, tokens, settings=None, **records):
         log.write({"num_timesteps": step, "score": score})
     log.close()
     write_interventions(path / "interventions.parquet", path.name, tokens, {7: f"label {EVIL}"})
-    for name, record in {"evaluation": evaluation(), **records}.items():
+    evaluation().write(run.path / "evaluation.json")
+    for name, record in records.items():
         write_json(path / f"{name}.json", record)
     return run
 
@@ -253,48 +278,64 @@ def test_a_block_cannot_be_left():
 def test_what_is_missing_says_how_to_make_it(tmp_path):
     run = RunFolder.create(tmp_path / "bare", {"env": "Steer-GSM8K-v0", "algo": "ppo", "seed": 1})
     text = main(ReportConfig(run.path)).read_text()
-    assert f"python -m experiments.evaluate --run {run.path}" in text
-    assert "python -m experiments.train --name bare --resume" in text
+    assert f"steer evaluate --run {run.path}" in text
+    assert "steer train --name bare --resume" in text
     found = blocks(text)
     assert set(found["missing"]) == {"metrics", "evaluation", "interventions", "branch_points", "critic", "features"}
     other = main(ReportConfig(run.path, evaluation="evaluation-1-test.json"))
     assert other.name == "report-1-test.html"
-    command = f"python -m experiments.analyze --run {run.path} --evaluation evaluation-1-test.json"
+    command = f"steer analyze --run {run.path} --evaluation evaluation-1-test.json"
     assert blocks(other.read_text())["missing"]["critic"] == command
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         main(ReportConfig(tmp_path))
 
 
 def test_a_sweep_is_drawn(run, tmp_path):
-    rows = {f"layer ${k}": {"score": k / 4, "ci95": [0, 1], "scores": [0, k / 2]} for k in (1, 2)}
-    write_json(tmp_path / "sweep.json", {"settings": {"split": "validation"}, "variants": rows})
+    rows = {
+        f"layer ${k}": Variant(**{**vars(arm_result(k / 4)), "scores": [0.0, k / 2]}, flags={}, steps_per_second=1.0)
+        for k in (1, 2)
+    }
+    made = {"wall_s": 1.0, "git_commit": None, "versions": {}}
+    Sweep(env="x", settings={"split": "validation"}, variants=rows, **made).write(tmp_path / "sweep.json")
     text = main(ReportConfig(run.path, sweep=tmp_path / "sweep.json")).read_text()
     assert text.count("<picture>") == 5
     assert (run.path / "figures" / "variants.png").is_file()
 
 
 def compared_layers():
-    arms = {
-        name: {"score": score, "ci95": [score - 0.1, score + 0.1], "scores": [score], "n": 12, "train_score": 0.75}
-        for name, score in (("unsteered", 0.125), ("best_fixed", 0.25), ("trained", 0.625))
-    }
+    scores = {"unsteered": 0.125, "best_fixed": 0.25, "trained": 0.625}
     kinds = {"content": 0.75, "function": 0.25}
     told = {"position": 0.125, "subject": 0.5}
-    features = {"diversity": {"distinct": 3.0, "effective": 2.5}, "kinds": {"used": kinds, "dictionary": kinds}}
-    row = {"chosen": {"coefficient": 1.5}, "arms": arms, "gain": {"mean": 0.5, "ci95": [0.25, 0.75]}}
-    row |= {
-        "features": features | {"information": {"used": told, "dictionary": told}},
-        "item_oracle": None,
-        "readable": None,
-    }
-    return {"env": EVIL, "layers": [row | {"layer": 2}, row | {"layer": 0}]}
+    strength = Strength(1.5, 15.0, 0, 0.5)
+    rows = [
+        Layer(
+            layer=layer,
+            sae={"name": "s"},
+            tuning=[strength],
+            chosen=strength,
+            arms={name: arm_result(score, train_score=0.75) for name, score in scores.items()},
+            tests={},
+            gain=Gain([0.5], 0.5, (0.25, 0.75)),
+            item_oracle=None,
+            read_off=None,
+            features=UsedFeatures(
+                diversity={"distinct": 3.0, "effective": 2.5},
+                used=[],
+                kinds={"used": kinds, "tokens": kinds, "dictionary": kinds},
+                information={"used": told, "dictionary": told},
+            ),
+        )
+        for layer in (2, 0)
+    ]
+    made = {"weights_sha256": "abc", "wall_s": 1.0, "git_commit": None, "versions": {}}
+    return Layers(env=EVIL, settings={}, blocks=3, data={}, texts={}, layers=rows, **made)
 
 
 def test_layers_are_shown_where_the_run_is_one_of_them(tmp_path):
     run = full_run(tmp_path / "layers" / "layer-2-seed-0")
     alone = main(ReportConfig(run.path)).read_text()
     assert ">Layers</h2>" not in alone
-    write_json(tmp_path / "layers" / "layers.json", compared_layers())
+    compared_layers().write(tmp_path / "layers" / "layers.json")
     text = main(ReportConfig(run.path)).read_text()
     assert text.count("<picture>") == alone.count("<picture>") + 2
     assert '<td data-column="gain">+0.500 (+0.250 to +0.750)</td>' in text
@@ -501,7 +542,7 @@ def test_views_of_missing_files_say_the_command(browser, tmp_path):
     browser.get_log("browser")
     for view, script in {"episodes": "evaluate", "points": "analyze", "features": "analyze"}.items():
         one(browser, f"#tab-{view}").click()
-        assert f"python -m experiments.{script} --run {run.path}" in one(browser, f"#{view} .missing").text
+        assert f"steer {script} --run {run.path}" in one(browser, f"#{view} .missing").text
     assert browser.get_log("browser") == []
 
 

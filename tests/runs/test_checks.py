@@ -13,9 +13,10 @@ from stable_baselines3 import PPO
 import steer_env  # noqa: F401
 from agents.algos import ALGOS
 from agents.masked_policy import MaskedCategorical, MaskedPolicy
-from agents.runs.checks import CHECKS, check_run
+from agents.runs.checks import CHECKS, Checks, check_run
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import fresh_agent, load_run, make_envs
+from agents.runs.replay import tolerated
 from agents.runs.residual_probe import measure_pushes
 from agents.runs.training import TrainConfig
 from agents.runs.training import main as train
@@ -79,12 +80,12 @@ def run_with_log(evaluated, tmp_path):
 
 
 def verdicts(run, items=4):
-    return {name: result.verdict for name, result in check_run(run, items).items()}
+    return {name: result.verdict for name, result in check_run(run, items).checks.items()}
 
 
 def failure(run, name):
     """The line of the one check that failed."""
-    results = check_run(run, 4)
+    results = check_run(run, 4).checks
     assert [other for other, result in results.items() if result.verdict == "FAILED"] == [name]
     return results[name].line
 
@@ -103,7 +104,9 @@ def rewrite(run, change):
 
 
 def test_a_sound_run_passes_every_check(evaluated, capsys):
-    results = check_run(evaluated, 4)
+    found = check_run(evaluated, 4)
+    results = found.checks
+    assert Checks.read(evaluated / "check.json") == found
     assert {result.verdict for result in results.values()} == {"passed"}
     printed = capsys.readouterr().out.splitlines()
     assert [line[13:].split("  ")[0] for line in printed] == list(CHECKS)
@@ -137,14 +140,14 @@ def test_what_is_not_there_is_not_checked(run):
     config = RunFolder.open(run).config
     del config["steering"]
     write_json(run / "config.json", config)
-    found = check_run(run, 4)
+    found = check_run(run, 4).checks
     assert {name for name, result in found.items() if result.verdict == "passed"} == {STEERING, WEIGHTS}
     assert {name: result.line for name, result in found.items() if result.verdict == "not checked"} == {
-        SAME: "the run has no record of what its actions mean",
-        LOG: f"no evaluation yet (python -m experiments.evaluate --run {run})",
-        GRADIENT: "training has not finished",
-        POLICY: "training has not finished",
-        REWARDS: "no episode has ended",
+        SAME: f"{run / 'config.json'} has no record of what the run's actions mean",
+        LOG: f"no evaluation yet (steer evaluate --run {run})",
+        GRADIENT: f"{run / 'policy.zip'} is missing: training has not finished",
+        POLICY: f"{run / 'policy.zip'} is missing: training has not finished",
+        REWARDS: f"{run / 'episodes.jsonl'} has no rows: no episode has ended",
     }
 
 
@@ -188,6 +191,31 @@ def test_the_push_is_measured_wherever_it_is(where, dtype, tiny):
     lost = gym.make_vec("Steer-TicTacToe-v0", num_envs=4, **{**tiny, **where}, dtype=dtype, coefficient=1e-9)
     pushes = measure_pushes(lost, episodes=4)
     assert not pushes.right[pushes.steered].any()
+
+
+def test_one_short_episode_shows_both_steering_and_no_steering(tiny):
+    """Episodes of one token, as of multiple choice: one of them alone may have no action but the no-op."""
+    for seed in range(8):
+        envs = gym.make_vec("Steer-TicTacToe-v0", num_envs=1, **tiny, features=[3], illegal="loss")
+        pushes = measure_pushes(envs, episodes=1, seed=seed)
+        assert 0 < pushes.steered.sum() < len(pushes.steered)
+
+
+@pytest.mark.parametrize(("dtype", "few", "many"), [("float32", 0, 5), ("bfloat16", 1, 100)])
+def test_rounding_is_tolerated_by_the_number_of_tokens(dtype, few, many, tiny):
+    envs = gym.make_vec("Steer-TicTacToe-v0", num_envs=1, **tiny, dtype=dtype)
+    assert (tolerated(6, envs), tolerated(1_000, envs)) == (few, many)
+
+
+def test_an_evaluation_of_an_earlier_version_is_no_fault(run_with_log):
+    result = json.loads((run_with_log / "evaluation.json").read_text())
+    del result["version"]
+    write_json(run_with_log / "evaluation.json", result)
+    found = check_run(run_with_log, 4).checks
+    assert {name for name, each in found.items() if each.verdict != "passed"} == {LOG, POLICY, WEIGHTS}
+    assert all(
+        "evaluation.json is of version None, this is 1: steer evaluate" in found[name].line for name in (LOG, WEIGHTS)
+    )
 
 
 def test_actions_of_another_meaning_are_caught(run):
@@ -257,6 +285,17 @@ def test_a_policy_without_gradient_is_caught(plant, run, monkeypatch):
     assert failure(run, GRADIENT).endswith(", policy 0")
 
 
+def test_a_policy_that_is_certain_is_no_fault(run):
+    """Its gradient is zero, but training began with one: that is how a learned policy should end."""
+    saved = PPO.load(run / "policy.zip")
+    with torch.no_grad():
+        saved.policy.action_net.bias[24] = 1e4  # the no-op, which every mask allows
+    saved.save(run / "policy.zip")
+    result = check_run(run, 4).checks[GRADIENT]
+    assert result.verdict == "passed"
+    assert "policy 0; the untrained agent has" in result.line
+
+
 def test_a_policy_that_is_not_loaded_is_caught(run, monkeypatch):
     sound = PPO.load
 
@@ -289,7 +328,9 @@ def test_an_evaluation_of_another_policy_is_caught(run_with_log):
     """Its log is true, but of a policy that is not the saved one."""
     other = {"trained": "random_feature", "random_feature": "trained"}
     edit(run_with_log, lambda tokens: tokens.assign(arm=tokens["arm"].replace(other)))
-    assert "of 4 episodes it chooses otherwise than its log" in failure(run_with_log, POLICY)
+    assert "of 4 trained episodes of interventions.parquet, by policy.zip, differ when played again" in failure(
+        run_with_log, POLICY
+    )
 
 
 def test_a_reward_that_does_not_reach_the_agent_is_caught(run, monkeypatch):
@@ -331,7 +372,12 @@ def test_the_task_says_what_an_episode_is_paid(tiny, tmp_path):
 
 def test_returns_that_are_all_the_same_are_caught(run):
     rewrite(run, lambda row: row if row["outcome"] == "loss" and row["optimal_moves"] == 0 else None)
-    assert failure(run, REWARDS).endswith("episodes of the training returned -1.0")
+    assert failure(run, REWARDS).endswith("episodes of episodes.jsonl returned -1.0 (expected different ones)")
+    rows = iter(range(10_000))
+    rewrite(run, lambda row: row if next(rows) < 9 else None)
+    few = check_run(run, 4).checks[REWARDS]
+    assert few.verdict == "not checked", "nine games may all be lost"
+    assert few.line.startswith("all 9 episodes")
 
 
 def test_changed_weights_are_caught(run_with_log, tiny):

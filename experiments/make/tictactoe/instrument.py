@@ -183,7 +183,7 @@ def _last_residuals(env: SteerBase, sequences: Sequence[str]) -> Tensor:
     rows = torch.empty(len(sequences), env.lm.config.hidden_size)
     for length in np.unique(lengths):
         where = np.flatnonzero(lengths == length)
-        ids = token_ids(env.tokenizer, [sequences[i] for i in where])
+        ids = token_ids(env.tokenizer, [sequences[i] for i in where.tolist()])
         rows[where] = residuals(env.lm, ids, env.layer)[:, -1]
     return rows
 

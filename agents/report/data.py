@@ -1,17 +1,23 @@
-"""The token log as a report's data: an index of all episodes, and their tokens in blocks that are read when shown."""
+"""What the page's script reads: an index of the episodes and one of the branch points, and blocks of what each holds.
+
+Blocks are unpacked when they are shown, so that a page of many megabytes opens at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from agents.analysis.evaluated_run import RIGHT, STEERED, UNSTEERED
+from agents.analysis.results import BranchPoint, FactualEpisode
 from agents.report.files import RunFiles
 
 EPISODES_PER_BLOCK = 30
+POINTS_PER_BLOCK = 100
 DECIMALS = {"coefficient": 3, "log_prob": 3, "value": 3, "entropy": 3, "reward": 3, "kl": 4}
 Boards = Callable[[int, Sequence[str]], "list[dict[str, Any] | None] | None"]
 
@@ -108,3 +114,51 @@ def _boards(files: RunFiles) -> Boards:
         return [files.board(item, talk.respond(utterance).info) for utterance in utterances]
 
     return play
+
+
+def point_blocks(files: RunFiles) -> dict[str, Any]:
+    """``points``, the index (null without an analysis), and ``points-0``, ``points-1``, ...
+
+    The index has, by point: ``episode``, ``item``, ``step``, ``token``, ``feature``, ``label`` and ``flips``, a list of
+    pairs of an arm and ``"corrected"`` or ``"broken"``; also ``arms`` and ``random`` of the analysis, and how many
+    tokens of an episode were looked at (``analysed``). A block's points have ``alternatives``, as the analysis tells
+    them, and ``factual``: ``score``, ``completion`` and ``info`` of the episode. Where the task draws boards, all
+    with ``info`` have a ``board``.
+    """
+    if files.points is None:
+        return {"points": None}
+    points = files.points.branch_points
+    factual = {row.episode: row for row in files.points.episodes}
+    index = {
+        **{name: [getattr(point, name) for point in points] for name in ("episode", "step", "feature", "label")},
+        "item": [factual[point.episode].item for point in points],
+        "right": RIGHT,
+        "token": [point.token_text for point in points],
+        "flips": [_flips(point) for point in points],
+        "analysed": {row.episode: row.tried for row in factual.values()},
+        "not_reproduced": len(files.points.not_reproduced),
+        "block": POINTS_PER_BLOCK,
+        "arms": {name: vars(counts) for name, counts in files.points.arms.items()},
+        "random": None if files.points.random is None else asdict(files.points.random),
+    }
+    blocks = {
+        f"points-{start // POINTS_PER_BLOCK}": [
+            _point(files, point, factual[point.episode]) for point in points[start : start + POINTS_PER_BLOCK]
+        ]
+        for start in range(0, len(points), POINTS_PER_BLOCK)
+    }
+    return {"points": index, **blocks}
+
+
+def _flips(point: BranchPoint) -> list[list[str]]:
+    kinds = {(each.arm, "corrected" if each.score > RIGHT else "broken") for each in point.alternatives if each.flips}
+    return [list(kind) for kind in sorted(kinds)]
+
+
+def _point(files: RunFiles, point: BranchPoint, episode: FactualEpisode) -> dict[str, Any]:
+    def drawn(end: dict[str, Any]) -> dict[str, Any]:
+        board = None if end["info"] is None else files.board(episode.item, end["info"])
+        return {**end, **({"board": board} if board else {})}
+
+    factual = {name: getattr(episode, name) for name in ("score", "completion", "info")}
+    return {"alternatives": [drawn(vars(each)) for each in point.alternatives], "factual": drawn(factual)}
