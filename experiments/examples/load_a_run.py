@@ -30,7 +30,8 @@ def main(path: Path | None) -> None:
 
         first = played.tokens["episode"] == 0
         for name in ("feature", "token_text", "value", "entropy"):
-            print(f"{name:10}", *played.tokens[name][first])
+            values = played.tokens[name][first]
+            print(f"{name:10}", *(f"{value:.2f}" if isinstance(value, float) else value for value in values))
         print("score", played.episodes[0]["score"])
 
 

@@ -43,6 +43,7 @@ def test_the_quickstart_learns_and_names_the_feature_of_each_move(tmp_path):
 
 @pytest.mark.slow
 def test_any_policy_is_compared_with_the_unsteered_model(tmp_path):
+    """Unsteered 0.06, ceiling 1.0; half as many rounds gave 0.38."""
     text = printed("any_policy", tmp_path)
     scores = {row.split()[0]: float(row.split()[2]) for row in text.splitlines()[1:]}
     assert scores["REINFORCE"] > scores["unsteered"] + 0.15
@@ -50,9 +51,10 @@ def test_any_policy_is_compared_with_the_unsteered_model(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_is_loaded_and_played(tmp_path):
+    """Unsteered 0.06, ceiling 1.0; trained was 0.79."""
     text = printed("load_a_run", tmp_path)
     assert "total_timesteps=20000" in text
     first, last = map(float, re.search(r"first tenth (\S+), last tenth (\S+)", text).groups())
     assert last > first
-    assert float(re.search(r"200 items of test: (\S+)", text).group(1)) > 0.15
+    assert float(re.search(r"200 items of test: (\S+)", text).group(1)) > 0.4
     assert re.search(r"features it used most: -?\d+ \(\d+\)", text)
