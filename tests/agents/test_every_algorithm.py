@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from agents.analysis.causal import Effort
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
-from steer_env.evaluation.alternatives import Alternatives
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo, table
 from agents.analysis.analyze import analyze
+from agents.analysis.counterfactuals import Effort
 from agents.policies import policy_of
 from agents.reading import UNKNOWN, Context, family_of
 from agents.report.markdown import markdown_table
@@ -30,6 +29,7 @@ from agents.runs.training import main as train
 from agents.vec_env import SB3VecEnv
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate import main as evaluate
+from steer_env.evaluation.counterfactuals import Alternatives
 from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes, play
 from tests.toys import AimVectorEnv
@@ -77,10 +77,10 @@ def trained(tiny: dict[str, Any], folder: Path, algo: str, kind: str, mask: str 
 def test_every_row_trains_evaluates_checks_and_analyses(algo, kind, mask, tiny, tmp_path) -> None:
     path, row = trained(tiny, tmp_path, algo, kind, mask), ALGOS[algo]
     result = evaluate(EvaluateConfig(run=path, items=12, num_envs=12, compare=False, search_games=(1, 2)))
-    assert {check.verdict for check in check_run(path, 4).values()} == {"passed"}
+    assert {check.verdict for check in check_run(path, 4).checks.values()} == {"passed"}
     records = analyze(path, effort=Effort(Alternatives(1, 1), tokens=1, search_plays=64, num_envs=32))
-    assert records["critic"]["target"] == "return", "values are logged"
-    assert records["branch_points"]["episodes_analysed"] == 12
+    assert records.critic.target == "return", "values are logged"
+    assert records.branch_points.episodes_analysed == 12
     run = load_run(path)
     assert type(run.model) is row.cls
     log = pd.read_parquet(path / "interventions.parquet")

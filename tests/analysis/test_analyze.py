@@ -2,18 +2,20 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from agents.analysis.feature_table import Effects, diversity, feature_record
-from agents.analysis.planted import planted_conditions, planted_record
 from scipy import stats
 
 from agents.analysis.critic import GROUPS, Search, critic_record, failure_record, returns_to_go
 from agents.analysis.evaluated_run import EvaluatedRun
 from agents.analysis.feature_meanings import Meanings, examples, logged_meanings
+from agents.analysis.features import Effects, diversity, feature_record, planted_conditions, planted_record
+from agents.analysis.results import BranchPoints, Critic, Example, Features, Impact
 from agents.runs.config import parse_settings
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import load_trained, make_envs
@@ -51,6 +53,11 @@ def evaluated(tiny, tmp_path_factory):
     return make_run(tiny, tmp_path_factory.mktemp("runs"), mask="generation", extra=("shaping=0.25",))
 
 
+def plain(found):
+    """The contents of the files by name."""
+    return {name: record.to_dict() for name, record in found.files.items()}
+
+
 @pytest.fixture(scope="module")
 def config(evaluated):
     return AnalyzeConfig(run=evaluated, num_envs=32, search_plays=480)
@@ -58,7 +65,7 @@ def config(evaluated):
 
 @pytest.fixture(scope="module")
 def records(config):
-    return main(config)
+    return plain(main(config))
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +83,13 @@ def copy(evaluated, tmp_path):
 
 
 def test_the_files_hold_what_is_returned_and_say_what_they_are_of(records, evaluated):
-    assert list(records) == ["branch_points", "critic", "features"]
+    kinds = {"critic": Critic, "features": Features, "branch_points": BranchPoints}
+    assert list(records) == list(kinds)
     for name, record in records.items():
         on_disk = json.loads((evaluated / f"{name}.json").read_text())
-        assert list(on_disk) == list(record)
+        assert list(on_disk) == ["version", *record]
+        read = kinds[name].read(evaluated / f"{name}.json").to_dict()
+        assert json.loads(json.dumps(read)) == json.loads(json.dumps(record))
         assert (on_disk["run"], on_disk["evaluation"], on_disk["episodes_analysed"]) == (
             "ppo",
             "evaluation.json",
@@ -213,10 +223,10 @@ def test_logs_alone_are_enough_for_all_but_the_counterfactuals(copy, config, rec
     settings = RunFolder.open(copy).config
     write_json(copy / "config.json", {**settings, "env_kwargs": {**settings["env_kwargs"], "model": "/gone"}})
     (copy / "policy.zip").unlink()
-    found = main(replace(config, run=copy, counterfactuals=False))
+    found = plain(main(replace(config, run=copy, counterfactuals=False)))
     assert list(found) == ["critic", "features"]
     assert not (copy / "branch_points.json").exists()
-    assert found["critic"] == {**records["critic"], "failures": None}
+    assert json.loads(json.dumps(found["critic"])) == {**json.loads(json.dumps(records["critic"])), "failures": None}
     assert found["features"]["diversity"] == records["features"]["diversity"]
     for row, full in zip(found["features"]["features"], records["features"]["features"], strict=True):
         for name in ("feature", "label", "tokens", "episodes", "correlation", "correlation_rank"):
@@ -230,23 +240,23 @@ def test_logs_alone_are_enough_for_all_but_the_counterfactuals(copy, config, rec
 def test_a_log_from_before_rewards_is_held_against_scores(copy, config):
     tokens = pd.read_parquet(copy / "interventions.parquet").drop(columns=["reward", "kl"])
     tokens.to_parquet(copy / "interventions.parquet")
-    found = main(replace(config, run=copy, counterfactuals=False))["critic"]
+    found = plain(main(replace(config, run=copy, counterfactuals=False)))["critic"]
     assert found["target"] == "score"
     assert found["calibration"]["first_tokens"]["n"] == EPISODES
 
 
 def test_only_the_first_episodes(copy, config, records):
-    found = main(replace(config, run=copy, items=7))
+    found = plain(main(replace(config, run=copy, items=7)))
     assert found["features"]["episodes_analysed"] == len(found["branch_points"]["episodes"]) == 7
     first = [point for point in records["branch_points"]["branch_points"] if point["episode"] < 7]
     assert found["branch_points"]["branch_points"] == first
 
 
 @pytest.mark.parametrize(("algo", "env"), [("ppo", "AutoSteer-TicTacToe-v0"), ("recurrent_ppo", "Steer-TicTacToe-v0")])
-def test_strengths_and_policies_without_logged_values(tiny, tmp_path, algo, env):
+def test_strengths_and_policies_with_a_memory(tiny, tmp_path, algo, env):
     box = env.startswith("Auto")
     run = make_run(tiny, tmp_path, algo, env, extra=("k=3",) if box else ())
-    found = main(AnalyzeConfig(run=run, items=10, num_envs=16, search_plays=600))
+    found = plain(main(AnalyzeConfig(run=run, items=10, num_envs=16, search_plays=600)))
     if box:
         assert set(found["branch_points"]["arms"]) == {"no_op", "without_strongest", "random_strengths"}
         points = found["branch_points"]["branch_points"]
@@ -255,8 +265,7 @@ def test_strengths_and_policies_without_logged_values(tiny, tmp_path, algo, env)
         assert len(rows) == found["features"]["diversity"]["choices"] == 3
         assert all(list(row["impact"]) == ["no_op"] and row["reach"] is not None for row in rows)
     else:
-        assert found["critic"]["target"] is None
-        assert found["critic"]["failures"]["searches"]["one_token"]["critic"] is None
+        assert found["critic"]["target"] == "return"
 
 
 def test_what_cannot_be_analysed_is_refused_by_name(copy, config, tmp_path):
@@ -268,10 +277,10 @@ def test_what_cannot_be_analysed_is_refused_by_name(copy, config, tmp_path):
         main(AnalyzeConfig(run=tmp_path / "nowhere"))
     refused(
         FileNotFoundError,
-        r"evaluation-1-test\.json is missing \(.*evaluation\.json\): python",
+        r"evaluation-1-test\.json is missing \(.*evaluation\.json\): steer evaluate",
         evaluation="evaluation-1-test.json",
     )
-    refused(ValueError, r"--episodes must be in \[1, 40\].* got 41", episodes=41)
+    refused(ValueError, r"--items must be in \[1, 40\].* got 41", items=41)
     for name, value in (("tokens", 0), ("search_plays", -1), ("num_envs", 0), ("next_best", -1)):
         refused(ValueError, f"{name} must be at least .*, got {value}", **{name: value})
     policy = (copy / "policy.zip").rename(tmp_path / "policy.zip")
@@ -280,13 +289,13 @@ def test_what_cannot_be_analysed_is_refused_by_name(copy, config, tmp_path):
     log = copy / "interventions.parquet"
     tokens = pd.read_parquet(log)
     tokens.assign(token=tokens["token"].to_numpy()[::-1]).to_parquet(log)
-    refused(RuntimeError, r"of 40 episodes of .* come out otherwise when played again, first arm trained, item \d+")
+    refused(RuntimeError, r"of 40 episodes of .* differ when played again, first arm trained, item \d+")
     tokens[tokens["arm"] != "unsteered"].to_parquet(log)
     refused(ValueError, "no rows of the unsteered arm")
     log.unlink()
     refused(FileNotFoundError, "the token log of evaluation.json, is missing")
     (copy / "evaluation.json").unlink()
-    refused(FileNotFoundError, r"\(evaluations of this run: none\): python -m experiments\.evaluate")
+    refused(FileNotFoundError, r"\(evaluations of this run: none\): steer evaluate")
 
 
 def made_up(scores, unsteered, features, **columns):
@@ -300,8 +309,9 @@ def made_up(scores, unsteered, features, **columns):
     steered["top_features"] = [[f, f + 1] for f in steered["feature"]]
     steered["top_activations"] = [[1.0 + i, 0.5] for i in range(len(steered))]
     alone = steered[steered["step"] == 0].assign(arm="unsteered", score=unsteered)
-    run = type("Run", (), {"config": {"algo": "ppo", "algo_kwargs": {}}})
-    return EvaluatedRun(run, None, {}, pd.concat([steered, alone], ignore_index=True))
+    run = SimpleNamespace(config={"algo": "ppo", "algo_kwargs": {}}, path=Path("run"))
+    result = SimpleNamespace(env="x", algo="ppo", split="test", seed=0, temperature=0.0, benchmark=False)
+    return EvaluatedRun(run, Path("run/evaluation.json"), result, pd.concat([steered, alone], ignore_index=True))
 
 
 def test_correlation_and_cause_are_ranked_apart():
@@ -309,7 +319,7 @@ def test_correlation_and_cause_are_ranked_apart():
     evaluated = made_up([1.0, 1.0, 0.0, 0.0], [0.0] * 4, [[1, 2], [1, 2], [2, 3], [2, 3]])
     kept = {1: {0: 1.0, 1: 1.0}, 2: {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0}, 3: {2: 1.0, 3: 0.0}}
     effects = Effects([1, 2, 3], {"next_best": kept, "no_op": kept}, np.array([[1, 0], [1, 1], [0, 0]]))
-    found = feature_record(evaluated, 3, logged_meanings(evaluated.steered, "mine"), None, effects)
+    found = asdict(feature_record(evaluated, 3, logged_meanings(evaluated.steered, "mine"), None, effects))
     rows = {row["feature"]: row for row in found["features"]}
     assert [rows[f]["correlation"] for f in (1, 3)] == pytest.approx([1.0, -1.0])
     assert rows[2]["correlation"] is None, "it is always there"
@@ -331,22 +341,24 @@ def test_correlation_and_cause_are_ranked_apart():
 def test_ranks_agree_where_they_do():
     evaluated = made_up([1.0, 1.0, 0.0, 0.0], [0.0] * 4, [[1, 2], [1, 4], [2, 3], [3, 4]])
     kept = {1: {0: 0.0, 1: 0.0}, 2: {0: 1.0, 2: 0.0}, 3: {2: 1.0, 3: 1.0}, 4: {1: 1.0, 3: 0.0}}
-    found = feature_record(evaluated, 4, Meanings({}, {}), None, Effects([1], {"next_best": kept}, np.zeros((1, 0))))
+    found = asdict(
+        feature_record(evaluated, 4, Meanings({}, {}), None, Effects([1], {"next_best": kept}, np.zeros((1, 0))))
+    )
     assert found["ranks"]["spearman"] == pytest.approx(1.0)
     assert found["alone"] is None
 
 
 def test_diversity_has_its_closed_forms():
-    even = diversity(np.array([3, 1, 0, 2, -1, -1, -1, -1]), 4)
+    even = vars(diversity(np.array([3, 1, 0, 2, -1, -1, -1, -1]), 4))
     assert even == {
         **{"tokens": 8, "no_op": 0.5, "choices": 4, "distinct": 4},
         **{"entropy": pytest.approx(np.log(4)), "effective": pytest.approx(4), "gini": pytest.approx(0)},
     }
-    one = diversity(np.array([7, 7, 7]), 10)
+    one = vars(diversity(np.array([7, 7, 7]), 10))
     assert (one["distinct"], one["entropy"], one["effective"]) == (1, 0.0, 1.0)
     assert one["gini"] == pytest.approx(0.9)
-    assert diversity(np.array([0, 0, 0, 1]), 2)["gini"] == pytest.approx(0.25)
-    nothing = diversity(np.array([-1]), 5)
+    assert diversity(np.array([0, 0, 0, 1]), 2).gini == pytest.approx(0.25)
+    nothing = vars(diversity(np.array([-1]), 5))
     assert (nothing["distinct"], nothing["effective"], nothing["gini"]) == (0, 0.0, 0.0)
 
 
@@ -361,14 +373,11 @@ def test_examples_are_the_strongest_token_of_each_episode():
             "top_activations": [[3.0, 1.0], [4.0, 1.0], [5.0, 0.0], [2.0, 1.0]],
         }
     )
-    assert examples(tokens, [1, 2, 8]) == {
-        1: [
-            {"activation": 4.0, "episode": 0, "item": 5, "step": 1, "before": "a", "token_text": "b"},
-            {"activation": 2.0, "episode": 1, "item": 6, "step": 0, "before": "", "token_text": "d"},
-        ],
-        2: [{"activation": 5.0, "episode": 0, "item": 5, "step": 2, "before": "ab", "token_text": "c"}],
+    assert examples(tokens, [1, 2, 8], {6: "asked"}) == {
+        1: [Example(4.0, 0, 5, 1, "a", "b", None), Example(2.0, 1, 6, 0, "", "d", "asked")],
+        2: [Example(5.0, 0, 5, 2, "ab", "c", None)],
     }
-    assert len(examples(tokens, [1], count=1)[1]) == 1
+    assert len(examples(tokens, [1], {}, count=1)[1]) == 1
 
 
 def test_rewards_are_summed_within_their_episode():
@@ -382,7 +391,7 @@ def test_episodes_are_grouped_by_what_steering_did_to_them():
     evaluated = made_up(scores, alone, [[1], [1, 1], [1], [1, 1, 1]])
     evaluated.steered["value"] = [0.9, 0.2, 0.8, 0.3, 0.1, 0.0, 0.0]
     evaluated.steered["reward"] = [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-    record = critic_record(evaluated)
+    record = asdict(critic_record(evaluated))
     assert list(record["groups"]) == list(GROUPS) == ["correct", "corrected", "misguided", "incorrect"]
     courses = {
         name: [(row["at"], row["mean"]) for row in group["by_position"]] for name, group in record["groups"].items()
@@ -395,12 +404,21 @@ def test_episodes_are_grouped_by_what_steering_did_to_them():
     assert record["calibration"]["first_tokens"]["mae"] == pytest.approx((0.1 + 0.8 + 0.3 + 0.1) / 4)
 
 
+def test_without_values_only_the_failures_are_left():
+    evaluated = made_up([1.0, 0.0], [0.0, 0.0], [[1], [1]])
+    evaluated.steered["value"] = np.nan
+    record = critic_record(evaluated, {"one_token": Search([1], [1])})
+    assert record.target is record.gamma is record.failures.searches["one_token"].critic is None
+    assert record.groups == record.calibration == record.separation == {}
+    assert record.failures.searches["one_token"].policy == 1
+
+
 def test_failures_are_the_policys_the_critics_both_or_neithers():
     """Episodes 2 to 5 are wrong; a better choice is known for 2 and 3, the critic expects success in 3 and 4."""
     episodes = pd.DataFrame({"score": [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]})
     values = pd.DataFrame({"episode": range(6), "value": [1, 1, 0.4, 0.6, 0.9, 0.0], "target": [1, 1, 0, 0, 0, 0]})
     searches = {"all": Search([2, 3, 4, 5], [2, 3]), "few": Search([4, 5], []), "none": Search([], [])}
-    record = failure_record(episodes, values, searches)
+    record = asdict(failure_record(episodes, values, searches))
     assert (record["wrong"], record["gap"]) == (4, 1.0)
     assert record["searches"] == {
         "all": {"searched": 4, "policy": 2, "critic": 2, "both": 1, "neither": 1},
@@ -408,13 +426,13 @@ def test_failures_are_the_policys_the_critics_both_or_neithers():
         "none": {"searched": 0, "policy": 0, "critic": 0, "both": 0, "neither": 0},
     }
     for unknown in (failure_record(episodes, None, searches), failure_record(episodes * 0, values, searches)):
-        assert unknown["gap"] is unknown["searches"]["all"]["critic"] is None
-        assert unknown["searches"]["all"]["policy"] == 2
+        assert unknown.gap is unknown.searches["all"].critic is None
+        assert unknown.searches["all"].policy == 2
 
 
 def test_precision_and_recall_of_planted_features():
     def row(feature, rank, effect, broken, corrected, p):
-        impact = {"next_best": {"broken": broken, "corrected": corrected, "p": p}}
+        impact = {"next_best": Impact(effect, effect, (0.0, 1.0), broken, corrected, p)}
         return {"feature": feature, "tokens": 9, "causal_rank": rank, "effect": effect, "impact": impact}
 
     rows = [

@@ -5,10 +5,20 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
-from agents.analysis.information import along_each, among_all, information
 
 import steer_env  # noqa: F401  # registers the environments
-from agents.analysis.feature_kinds import TaskTexts, activations, describe, feature_kinds, levels, read_texts, topics_of
+from agents.analysis.feature_kinds import (
+    TaskTexts,
+    activations,
+    along_each,
+    among_all,
+    describe,
+    feature_kinds,
+    information,
+    levels,
+    read_texts,
+    topics_of,
+)
 from agents.analysis.token_kinds import FRAME, FUNCTION_WORDS, KINDS, frame_words, token_kinds, word_kind
 from steer_env.evaluation.controls import Setting, unsteered
 from steer_env.evaluation.play import play

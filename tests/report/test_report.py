@@ -9,7 +9,6 @@ from html import escape
 
 import numpy as np
 import pytest
-from agents.report.document import data_block
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -17,18 +16,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from agents.compare.results import (
-    ArmResult,
-    Evaluation,
-    Gain,
-    Layer,
-    Layers,
-    Strength,
-    Sweep,
-    Test,
-    UsedFeatures,
-    Variant,
-)
+from agents.analysis.results import BranchPoints, Critic, Features
+from agents.compare.results import Evaluation, Layers, Sweep
+from agents.report.page import data_block
 from agents.runs.folder import RunFolder, write_json
 from experiments.report import ReportConfig, main
 from steer_env.evaluation.play import Played
@@ -64,26 +54,33 @@ def played(score, feature, texts=(EVIL, ""), episodes=N):
     return Played([{"score": score}] * episodes, tokens)
 
 
-def arm_result(score=0.5, half=0.1, **more):
-    return ArmResult(
-        **{"n": 12, "score": score, "scores": [score], "ci95": (score - half, score + half)},
-        **{"corrected": 3, "broken": 1, "p_mcnemar": None, "p_holm": None, "coherence": None},
-        **{"distinct_features": 2, "distinct_completions": 5},
-        **{"idle": 0.0, "tokens": 12, "wall_s": 1.0, "summary": {}, **more},
-    )
+VERSIONED = {"version": 1}
+HEAD = {
+    **VERSIONED,
+    **{"run": "r", "evaluation": "evaluation.json", "env": "Steer-GSM8K-v0", "algo": "ppo", "split": "test", "seed": 0},
+    **{"temperature": 0.0, "benchmark": False, "episodes_analysed": N},
+}
+ORIGIN = {"wall_s": 1.0, "git_commit": None, "versions": {}}
+
+
+def an_arm(score=0.5, ci95=(0.4, 0.6), **more):
+    tested = {"corrected": 3, "broken": 1, "p_mcnemar": None, "p_holm": None}
+    used = {"distinct_features": 2, "distinct_completions": 5, "idle": 0.0, "tokens": 9, "wall_s": 1.0, "summary": {}}
+    return {"n": 12, "score": score, "scores": [score], "ci95": list(ci95), **tested, "coherence": None, **used, **more}
 
 
 def evaluation():
-    arms = dict.fromkeys(("unsteered", "best_fixed"), arm_result())
-    arms["trained"] = arm_result(train_score=0.75, train_n=11, seen_in_train=0.25)
-    tests = {f"trained_vs_{name}": Test(0.0, 1, 1, 1e-7, 1e-7) for name in ("unsteered", "best_fixed")}
-    asked = {"split": "test", "temperature": 0.0, "episodes": 12, "seed": 0, "num_envs": 4, "compare": True}
-    return Evaluation(
-        **{"run": "a", "env": "Steer-GSM8K-v0", "env_kwargs": {}, "algo": "ppo", "mask": "off", "benchmark": False},
-        **{"seeds": {}, **asked, "search_games": (1, 2), "coefficient": 1.0, "labels": "none", "data": {}},
-        **{"arms": arms, "tests": tests, "best_fixed": {}, "best_fixed_finalists": []},
-        **{"weights_sha256_before": "abc", "weights_sha256_after": "abc", "git_commit": None, "versions": {}},
-    )
+    arms = dict.fromkeys(("unsteered", "best_fixed"), an_arm())
+    arms["trained"] = an_arm(train_score=0.75, train_n=11, seen_in_train=0.25)
+    test = {"difference": 0.0, "corrected": 3, "broken": 1, "p_mcnemar": 1e-7, "p_holm": 1e-7}
+    tests = {f"trained_vs_{name}": test for name in ("unsteered", "best_fixed")}
+    shared = {"run": "r", "env": "Steer-GSM8K-v0", "env_kwargs": {}, "algo": "ppo", "mask": "off", "benchmark": False}
+    asked = {"seeds": {}, "split": "test", "temperature": 0.0, "episodes": 12, "seed": 0, "num_envs": 8}
+    asked |= {"compare": True, "search_games": [2, 4], "coefficient": 1.5, "labels": "mine", "data": {}}
+    weights = {"weights_sha256_before": "abc", "weights_sha256_after": "abc"}
+    best = {"best_fixed": {}, "best_fixed_finalists": []}
+    origin = {"git_commit": None, "versions": {}}
+    return {**VERSIONED, **shared, **asked, **weights, **best, **origin, "arms": arms, "tests": tests}
 
 
 def branch_points(points=2, episodes=N):
@@ -105,10 +102,13 @@ def branch_points(points=2, episodes=N):
         own = {"episode": place % episodes, "step": place // episodes, "token_text": EVIL, "feature": 7, "label": EVIL}
         found.append({**own, "alternatives": [{**a, **b} for a, b in zip(choices, ends, strict=True)]})
     counts = {"tried": 9, "alternatives": 9, "flips": 9, "corrected": 0, "broken": 9, "branch_points": 9}
+    rate = {"mean": 0.25, "ci95": [0.125, 0.5]}
     return {
+        **HEAD,
+        **{"settings": {}, "cost": {}},
         "arms": {"no_op": counts, "next_best": counts},
-        "random": {"flip_rate": {"mean": 0.25, "ci95": [0.125, 0.5]}},
-        "episodes": [{"episode": i, "item": i + 100, **row} for i in range(episodes)],
+        "random": {"episodes": 3, "draws": 9, "flip_rate": rate, "advantage": rate},
+        "episodes": [{"episode": i, "item": i + 100, "branch_points": 1, **row} for i in range(episodes)],
         "branch_points": found,
         "not_reproduced": [],
     }
@@ -116,16 +116,19 @@ def branch_points(points=2, episodes=N):
 
 def critic():
     course = [{"at": at, "n": 4, "mean": at / 2, "p10": 0.0, "p90": 1.0} for at in (0.0, 1.0)]
-    empty = {"n": 0, "return": None, "by_step": [], "by_position": []}
-    groups = {name: {"n": 4, "return": 0.5, "by_position": course} for name in ("correct", "corrected", "misguided")}
+    empty = {"n": 0, "mean_return": None, "by_step": [], "by_position": []}
+    group = {"n": 4, "mean_return": 0.5, "by_step": [], "by_position": course}
+    groups = dict.fromkeys(("correct", "corrected", "misguided"), group)
     table = [{"low": 0, "high": 1, "n": 4, "value": v, "target": v / 2} for v in (0.0, 1.0)]
     search = {"searched": 4, "policy": 3, "critic": 0, "both": 0, "neither": 1}
+    bins = {"n": 8, "bias": 0.125, "mae": 0.5, "r2": None, "correlation": None, "table": table}
     return {
+        **HEAD,
         "target": "return",
         "groups": {**groups, "incorrect": empty},
-        "calibration": {"all_tokens": {"n": 8, "bias": 0.125, "mae": 0.5, "r2": None, "table": table}},
+        "calibration": {"all_tokens": bins},
         "separation": {"last": {"right_from_wrong": 0.75}},
-        "failures": {"definitions": {"policy": EVIL}, "wrong": 4, "searches": {"one_token": search}},
+        "failures": {"definitions": {"policy": EVIL}, "wrong": 4, "gap": 0.5, "searches": {"one_token": search}},
     }
 
 
@@ -147,8 +150,15 @@ def features(n=3):
         | {"causal_rank": i + 1, "correlation_rank": None, **row}
         for i in range(n)
     ]
-    spread = {"tokens": 24, "no_op": 0.5, "choices": 8, "distinct": 3, "effective": 2.5, "gini": 0.5}
-    return {"diversity": spread, "features": rows, "ranks": {"spearman": None}, "alone": None}
+    spread = {"tokens": 24, "no_op": 0.5, "choices": 8, "distinct": 3, "entropy": 1.0, "effective": 2.5, "gini": 0.5}
+    ranks = {"n": 0, "spearman": None, "p": None, "disagreements": []}
+    return {**HEAD, "diversity": spread, "features": rows, "ranks": ranks, "alone": None, "planted": None}
+
+
+def test_made_up_files_are_those_of_the_product():
+    kinds = {Evaluation: evaluation, BranchPoints: branch_points, Critic: critic, Features: features}
+    for kind, made_up in {**kinds, Sweep: swept, Layers: compared_layers}.items():
+        kind.from_dict({name: value for name, value in made_up().items() if name != "version"})
 
 
 def make_run(path, tokens, settings=None, **records):
@@ -158,8 +168,7 @@ def make_run(path, tokens, settings=None, **records):
         log.write({"num_timesteps": step, "score": score})
     log.close()
     write_interventions(path / "interventions.parquet", path.name, tokens, {7: f"label {EVIL}"})
-    evaluation().write(run.path / "evaluation.json")
-    for name, record in records.items():
+    for name, record in {"evaluation": evaluation(), **records}.items():
         write_json(path / f"{name}.json", record)
     return run
 
@@ -193,7 +202,8 @@ def test_the_summary_has_the_table_the_sentence_and_the_plots(run):
     assert text.count("<picture>") == 4
     assert "1e-07" in text
     assert "0.400 to 0.600" in text
-    assert "0.750 on 11 items of train, 0.500 on 12 of test (5 distinct completions); 25% of the latter" in text
+    assert "<strong>0.500 with the agent</strong>" in text
+    assert "On 11 items of train the agent scores 0.750, on these 0.500; 25% of its episodes here are word" in text
     assert "The push that is best on the train split" not in text, "of an arm that is not in the log"
     assert "“label &lt;script&gt;" in text
 
@@ -290,52 +300,52 @@ def test_what_is_missing_says_how_to_make_it(tmp_path):
         main(ReportConfig(tmp_path))
 
 
+def swept():
+    rows = {f"layer ${k}": an_arm(k / 4, (0, 1), scores=[0, k / 2], flags={}, steps_per_second=1.0) for k in (1, 2)}
+    return {**VERSIONED, **ORIGIN, "env": "x", "settings": {"split": "validation"}, "variants": rows}
+
+
 def test_a_sweep_is_drawn(run, tmp_path):
-    rows = {
-        f"layer ${k}": Variant(**{**vars(arm_result(k / 4)), "scores": [0.0, k / 2]}, flags={}, steps_per_second=1.0)
-        for k in (1, 2)
-    }
-    made = {"wall_s": 1.0, "git_commit": None, "versions": {}}
-    Sweep(env="x", settings={"split": "validation"}, variants=rows, **made).write(tmp_path / "sweep.json")
+    write_json(tmp_path / "sweep.json", swept())
     text = main(ReportConfig(run.path, sweep=tmp_path / "sweep.json")).read_text()
     assert text.count("<picture>") == 5
     assert (run.path / "figures" / "variants.png").is_file()
 
 
+def test_a_file_of_another_version_says_what_makes_it_anew(run):
+    write_json(run.path / "critic.json", critic() | {"version": 0})
+    with pytest.raises(
+        ValueError, match=r"critic.json is of version 0, this is 1: steer analyze --run RUN makes it anew"
+    ):
+        main(ReportConfig(run.path))
+
+
 def compared_layers():
-    scores = {"unsteered": 0.125, "best_fixed": 0.25, "trained": 0.625}
+    scores = (("unsteered", 0.125), ("best_fixed", 0.25), ("trained", 0.625))
+    arms = {name: an_arm(score, (score - 0.1, score + 0.1), train_score=0.75) for name, score in scores}
     kinds = {"content": 0.75, "function": 0.25}
-    told = {"position": 0.125, "subject": 0.5}
-    strength = Strength(1.5, 15.0, 0, 0.5)
-    rows = [
-        Layer(
-            layer=layer,
-            sae={"name": "s"},
-            tuning=[strength],
-            chosen=strength,
-            arms={name: arm_result(score, train_score=0.75) for name, score in scores.items()},
-            tests={},
-            gain=Gain([0.5], 0.5, (0.25, 0.75)),
-            item_oracle=None,
-            read_off=None,
-            features=UsedFeatures(
-                diversity={"distinct": 3.0, "effective": 2.5},
-                used=[],
-                kinds={"used": kinds, "tokens": kinds, "dictionary": kinds},
-                information={"used": told, "dictionary": told},
-            ),
-        )
-        for layer in (2, 0)
-    ]
-    made = {"weights_sha256": "abc", "wall_s": 1.0, "git_commit": None, "versions": {}}
-    return Layers(env=EVIL, settings={}, blocks=3, data={}, texts={}, layers=rows, **made)
+    bits = {"position": 0.125, "subject": 0.5}
+    features = {
+        "diversity": {"distinct": 3.0, "effective": 2.5},
+        "used": [],
+        "kinds": {"used": kinds, "dictionary": kinds},
+        "information": {"used": bits, "dictionary": bits},
+    }
+    row = {
+        **{"sae": {}, "tuning": [], "arms": arms, "tests": {}, "features": features},
+        "chosen": {"coefficient": 1.5, "residual_units": 3.0, "feature": 1, "validation_score": 0.5},
+        "gain": {"by_seed": [0.5], "mean": 0.5, "ci95": [0.25, 0.75]},
+        **{"item_oracle": None, "read_off": None},
+    }
+    about = {"env": EVIL, "settings": {}, "blocks": 3, "data": {}, "texts": {}, "weights_sha256": "abc"}
+    return {**VERSIONED, **ORIGIN, **about, "layers": [row | {"layer": 2}, row | {"layer": 0}]}
 
 
 def test_layers_are_shown_where_the_run_is_one_of_them(tmp_path):
     run = full_run(tmp_path / "layers" / "layer-2-seed-0")
     alone = main(ReportConfig(run.path)).read_text()
     assert ">Layers</h2>" not in alone
-    compared_layers().write(tmp_path / "layers" / "layers.json")
+    write_json(tmp_path / "layers" / "layers.json", compared_layers())
     text = main(ReportConfig(run.path)).read_text()
     assert text.count("<picture>") == alone.count("<picture>") + 2
     assert '<td data-column="gain">+0.500 (+0.250 to +0.750)</td>' in text
@@ -472,7 +482,8 @@ def test_branch_points_by_clicks(opened):
     assert len(every(opened, ".rows > button")) == 2
     first = every(opened, "mark.first")
     assert [mark.text for mark in first] == ["two", "2"]
-    assert "board: X 5, O 1, X 9" in one(opened, ".pair .board").get_attribute("aria-label")
+    boards = [each.get_attribute("aria-label") for each in every(opened, ".pair .board")]
+    assert boards == ["board: X 5", "board: X 5, O 1, X 9"]
     one(opened, "#points select option[value=next_best]").click()
     wait(opened, "document.querySelectorAll('.rows > button').length === 1")
     assert one(opened, "#point-count").text == "1 of 2 branch points"

@@ -365,9 +365,9 @@ def test_the_task_says_what_an_episode_is_paid(tiny, tmp_path):
         return {**row, **changed} if row["episode"] % 2 else row
 
     rewrite(run, half_right)
-    assert check_run(run, 4)[REWARDS].verdict == "passed"
+    assert check_run(run, 4).checks[REWARDS].verdict == "passed"
     rewrite(run, lambda row: {**row, "return": row["score"]})
-    assert "are not what gsm8k pays" in check_run(run, 4)[REWARDS].line
+    assert "are not what gsm8k pays" in check_run(run, 4).checks[REWARDS].line
 
 
 def test_returns_that_are_all_the_same_are_caught(run):
