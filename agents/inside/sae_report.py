@@ -145,7 +145,7 @@ def untrained(result: RLSAEResult, predicate: str) -> float:
 
 
 def learnt_predicates(result: RLSAEResult) -> list[str]:
-    """Those of :func:`hidden_predicates` that the feature also detects better than any column of an untrained network."""
+    """Those of :func:`hidden_predicates` that it also detects better than any column of an untrained network."""
     return [name for name in hidden_predicates(result) if result.close[name]["feature"] > untrained(result, name)]
 
 
@@ -345,9 +345,9 @@ def _verdict(result: RLSAEResult) -> str:
         return f"No feature detects any of {count} predicates better than a linear probe on the outputs."
     learnt = learnt_predicates(result)
     return (
-        f"{len(hidden)} of {count} predicates are detected better by one feature than by the outputs: {', '.join(hidden)}. "
-        f"Of these {len(learnt)} also better than by any column of an untrained network{': ' if learnt else ''}"
-        f"{', '.join(learnt)}."
+        f"{len(hidden)} of {count} predicates are detected better by one feature than by the outputs: "
+        f"{', '.join(hidden)}. Of these {len(learnt)} also better than by any column of an untrained network"
+        f"{': ' if learnt else ''}{', '.join(learnt)}."
     )
 
 
