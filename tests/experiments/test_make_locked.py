@@ -32,7 +32,9 @@ TINY = MakeLockedConfig(
     choices=replace(MakeLockedConfig.choices, layer=1),
     steps=replace(MakeLockedConfig.steps, layer=1),
     rounds=1,
-    items=40,
+    items=4,
+    search=(2, 4),
+    cue_items=4,
 )
 
 

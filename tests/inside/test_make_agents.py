@@ -53,9 +53,9 @@ def test_greedy_actions_are_the_networks() -> None:
 def test_agents_are_saved_with_what_they_do(tmp_path: Path) -> None:
     cfg = AgentsConfig(tmp_path / "fresh", seeds=(0, 1), steps=0, hidden=(16, 16))
     cards = main(cfg)
-    assert [card["seed"] for card in cards] == [0, 1]
+    assert [card.seed for card in cards] == [0, 1]
     kept = json.loads((tmp_path / "fresh" / "seed-1" / "agent.json").read_text())
-    assert kept["evaluation"] == cards[1]["evaluation"]
+    assert kept["evaluation"] == cards[1].evaluation
     assert kept["evaluation"]["mated"] < 0.1
     model = DQN.load(tmp_path / "fresh" / "seed-1" / "agent.zip")
     np.testing.assert_array_equal(greedy_actions(model), greedy_actions(train_agent("KingRookKing-v0", 1, 0, (16, 16))))
@@ -71,9 +71,9 @@ def test_a_corridor_is_learnt(tmp_path: Path) -> None:
     """PPO on five cells: the optimum is known (mean over starts of 1 less 0.02 a step on the way)."""
     kwargs = {"layout": '["....G"]'}
     card = main(AgentsConfig(tmp_path / "grid", "GridWorld-v0", kwargs, steps=8_000, episodes=200))[0]
-    assert card["evaluation"]["episodes"] == 200
-    assert card["evaluation"]["length"] == pytest.approx(2.5, abs=0.3)
-    assert card["evaluation"]["return"] == pytest.approx(1 - 0.02 * (card["evaluation"]["length"] - 1), abs=1e-6)
+    assert card.evaluation["episodes"] == 200
+    assert card.evaluation["length"] == pytest.approx(2.5, abs=0.3)
+    assert card.evaluation["return"] == pytest.approx(1 - 0.02 * (card.evaluation["length"] - 1), abs=1e-6)
     assert isinstance(PPO.load(tmp_path / "grid" / "seed-0" / "agent.zip"), PPO)
 
 
@@ -81,4 +81,4 @@ def test_a_corridor_is_learnt(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_mating_is_learnt(tmp_path: Path) -> None:
     card = main(AgentsConfig(tmp_path / "krk"))[0]
-    assert card["evaluation"]["mated"] >= 0.95
+    assert card.evaluation["mated"] >= 0.95

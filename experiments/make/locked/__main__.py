@@ -50,11 +50,11 @@ def main(cfg: MakeLockedConfig) -> dict[str, Any]:
     steering, saes, tasks = {}, {}, {}
     for name, group in cfg.groups.items():
         sae, how, quality = make_sae(cfg, name, NAME, lm, world, texts)
-        conditions = planted_conditions(lm, tokenizer, sae, group.layer, group.tasks, 50)
+        conditions = planted_conditions(lm, tokenizer, sae, group.layer, group.tasks, cfg.cue_items)
         saes[name] = {**quality, "layer": group.layer, "conditions": conditions}
         for task in group.tasks:
             steering[task] = how
-            tasks[task] = measure_task(cfg.out, task, how, cfg.items, cfg.seed)
+            tasks[task] = measure_task(cfg, task, how)
     measured = {
         "parameters": sum(weight.numel() for weight in lm.parameters()),
         "texts_a_step": sum(sum(counts.values()) for counts in BATCHES),

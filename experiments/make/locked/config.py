@@ -70,6 +70,8 @@ class MakeLockedConfig:
         recall: the task whose reply has to be remembered, which steering below disturbs.
         rounds: of 40 texts a task, on whose residuals an SAE is trained.
         items: test items of each task, on which every single feature is tried.
+        search: training items on which all features are tried to find the best fixed one, then the best of them again.
+        cue_items: training items of each task, on which features are judged as detectors of the cues.
         threads: torch threads; part of what makes a run repeat exactly.
         reuse: measure and train the SAEs on the language model that ``out`` holds already.
     """
@@ -84,6 +86,8 @@ class MakeLockedConfig:
     recall: Group = Group(("simpleqa",), layer=2, coefficient=1.0)
     rounds: int = 40
     items: int = 200
+    search: tuple[int, int] = (32, 256)
+    cue_items: int = 50
     threads: int = 1
     reuse: bool = False
 

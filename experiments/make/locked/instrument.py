@@ -7,7 +7,6 @@ training sees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 import steer_env  # noqa: F401  # registers the environments
+from experiments.make.locked.config import MakeLockedConfig
 from experiments.make.locked.texts import FORMATS
 from steer_env.evaluation.controls import Setting, pushes, score_pushes, search_best_fixed, unsteered
 from steer_env.evaluation.play import play
@@ -32,29 +32,28 @@ TEXT_ENVIRONMENTS = {
 }
 
 
-def measure_task(folder: Path, task: str, how: Mapping[str, Any], items: int, seed: int) -> dict[str, Any]:
+def measure_task(cfg: MakeLockedConfig, task: str, how: Mapping[str, Any]) -> dict[str, Any]:
     """The environment's scores with nothing, one fixed feature, and the best feature for each item.
 
     Args:
-        folder: Where the model and its SAEs are saved.
+        cfg: Where the model and its SAEs are saved, and how much is played: all arms play the same test items.
         task: The task.
         how: How it is steered, as the card says it.
-        items: Number of test items, the same for all arms.
-        seed: Seed of the search on train.
 
     Returns:
         Scores ``unmarked``, ``best_fixed`` (and its ``feature``, chosen on train), ``item_oracle``;
         ``kind_oracle``: the best feature for each kind of item, chosen on one half of the items and scored on the
         other; and ``unlocked`` (:func:`unlocked`).
     """
+    items, seed = cfg.items, cfg.seed
     kwargs = {
-        "model": str(folder),
-        "sae": str(folder / how["sae"]),
+        "model": str(cfg.out),
+        "sae": str(cfg.out / how["sae"]),
         "coefficient": how["coefficient"] * how["residual_norm"],
         "coefficient_unit": "residual",
     }
     train, test = (gym.make_vec(TEXT_ENVIRONMENTS[task], LANES, split=split, **kwargs) for split in ("train", "test"))
-    best = search_best_fixed(train, seed).best
+    best = search_best_fixed(train, seed, cfg.search).best
     alone = play(test, unsteered(Setting()), range(items), seed, tokens=False)
     table = score_pushes(test, pushes(test), range(items), seed)
     kinds = [str(row["kind"]) for row in world_rows(task, "test")[:items]]
@@ -65,7 +64,7 @@ def measure_task(folder: Path, task: str, how: Mapping[str, Any], items: int, se
         "feature": best,
         "item_oracle": float(table.max(axis=0).mean()),
         "kind_oracle": _kind_oracle(table, kinds),
-        "unlocked": unlocked(str(folder), task, items),
+        "unlocked": unlocked(str(cfg.out), task, items),
     }
 
 
