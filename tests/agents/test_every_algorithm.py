@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from agents.analysis.causal import Effort
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
-from steer_env.evaluation.alternatives import Alternatives
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo, table
 from agents.analysis.analyze import analyze
+from agents.analysis.counterfactuals import Effort
 from agents.policies import policy_of
 from agents.reading import UNKNOWN, Context, family_of
 from agents.report.markdown import markdown_table
@@ -30,6 +29,7 @@ from agents.runs.training import main as train
 from agents.vec_env import SB3VecEnv
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate import main as evaluate
+from steer_env.evaluation.counterfactuals import Alternatives
 from steer_env.evaluation.masks import make_mask
 from steer_env.evaluation.play import Lanes, play
 from tests.toys import AimVectorEnv
