@@ -43,10 +43,10 @@ def test_the_quickstart_learns_and_names_the_feature_of_each_move(tmp_path):
 
 @pytest.mark.slow
 def test_any_policy_is_compared_with_the_unsteered_model(tmp_path):
-    """Unsteered 0.06, ceiling 1.0; half as many rounds gave 0.38."""
+    """Unsteered 0.06, ceiling 1.0; REINFORCE was 0.80."""
     text = printed("any_policy", tmp_path)
     scores = {row.split()[0]: float(row.split()[2]) for row in text.splitlines()[1:]}
-    assert scores["REINFORCE"] > scores["unsteered"] + 0.15
+    assert scores["REINFORCE"] > scores["unsteered"] + 0.35
 
 
 @pytest.mark.slow
