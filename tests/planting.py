@@ -167,7 +167,7 @@ def _changed_text(fault: Fault) -> tuple[Path, str]:
     return files[0], re.sub(pattern, lambda _: fault.new, text)
 
 
-def test_id(fault: Fault) -> str:
+def id_of_test(fault: Fault) -> str:
     """Where pytest finds the fault's test.
 
     Raises:
@@ -335,7 +335,7 @@ def misfit(fault: Fault) -> UnmatchedError | None:
     """Why a row does not fit the code, or None where it fits."""
     try:
         changed(fault)
-        test_id(fault)
+        id_of_test(fault)
     except UnmatchedError as error:
         return error
     return None
@@ -349,7 +349,7 @@ def problem(fault: Fault, sound: Result, faulty: Result) -> str | None:
         sound: The result of its test without the fault.
         faulty: The result of its test with the fault.
     """
-    before, after = sound.outcomes.get(test_id(fault), "not run"), faulty.outcomes.get(test_id(fault), "not run")
+    before, after = sound.outcomes.get(id_of_test(fault), "not run"), faulty.outcomes.get(id_of_test(fault), "not run")
     if before != "passed":
         return f"without the fault its test is not passed but: {before}\n{sound.printed[-2000:]}"
     if after in {"passed", "skipped", "not run", *MISTAKES}:
@@ -360,7 +360,7 @@ def problem(fault: Fault, sound: Result, faulty: Result) -> str | None:
 def plant(faults: Sequence[Fault], workers: int) -> int:
     """Run every test without faults, then each fault with its test; returns how many are not caught."""
     by_file: dict[str, list[str]] = {}
-    for test in dict.fromkeys(map(test_id, faults)):
+    for test in dict.fromkeys(map(id_of_test, faults)):
         by_file.setdefault(test.split("::")[0], []).append(test)
     sound: dict[str, Result] = {}
     problems = 0
@@ -369,7 +369,7 @@ def plant(faults: Sequence[Fault], workers: int) -> int:
         for job, result in pool.run([Job(tests) for tests in by_file.values()]):
             sound |= dict.fromkeys(job.tests, result)
         print(f"{len(sound)} tests run without a fault; now with", flush=True)
-        jobs = [Job([test_id(fault)], fault) for fault in faults]
+        jobs = [Job([id_of_test(fault)], fault) for fault in faults]
         jobs.sort(
             key=lambda job: -sound[job.tests[0]].seconds.get(job.tests[0], 0.0)
         )  # a long one last would run alone

@@ -25,7 +25,7 @@ from agents.algos import ALGOS
 from agents.compare.results import Evaluation
 from agents.policies import policy_of
 from agents.runs.folder import RunFolder
-from agents.runs.loading import Run, fresh_agent, load_trained, make_envs, make_run_mask, model_sha256
+from agents.runs.loading import fresh_agent, load_mask, load_trained, make_envs, make_run_mask, model_sha256
 from agents.runs.replay import (
     APPLIED,
     SAID,
@@ -130,8 +130,9 @@ class Subject:
 
     def update(self, policy: Path) -> Trial:
         """A roll-out and an update of the agent in ``policy``, with the mask as training left it."""
-        mask = Run(self.run).mask
+        mask = make_run_mask(self.config, self.envs.single_action_space)
         if mask is not None:
+            load_mask(mask, self.run.path)
             mask.frozen = True
         steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
         return try_update(ALGOS[self.config["algo"]], policy, SB3VecEnv(self.envs, mask), steps)

@@ -86,6 +86,8 @@ class Run:
     @cached_property
     def mask(self) -> ActionMask | None:
         """The mask as training left it; None where all features were legal."""
+        if self.config["mask"] == "off":
+            return None
         mask = make_run_mask(self.config, self.model.action_space)
         if mask is not None:
             load_mask(mask, self.path)

@@ -1,6 +1,6 @@
 """A task of your own, in one class: check it, make it an environment, and play it without steering.
 
-Copy this file and change the class. ``python own_task.py`` runs it.
+Copy this file and change the class. ``python experiments/examples/own_task.py`` runs it.
 """
 
 import gymnasium as gym

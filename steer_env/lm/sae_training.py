@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -141,9 +142,19 @@ def residuals(lm: Any, tokens: Tensor, layer: int, site: str = "post") -> Tensor
         SteeringError: the site is unknown or the layer out of range.
     """
     seen: list[Tensor] = []
+
+    def stop(hidden: Tensor) -> None:
+        seen.append(hidden)
+        raise _ReachedError  # what lies above the block would be computed for nothing
+
     inputs = {"input_ids": tokens, "use_cache": False, **forward_options(lm)}
-    hooked_pass(lm, inputs, find_block(lm, layer, site), site, seen.append)
+    with suppress(_ReachedError):
+        hooked_pass(lm, inputs, find_block(lm, layer, site), site, stop)
     return seen[0]
+
+
+class _ReachedError(Exception):
+    """The pass has come to the block that is read."""
 
 
 @torch.no_grad()

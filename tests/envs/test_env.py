@@ -310,7 +310,7 @@ REFUSALS = [
     ({"sae": "/no/such/folder"}, "no SAE called '/no/such/folder'"),
     ({"sae": "no-such-release:x"}, "SAELens knows no release 'no-such-release'"),
     ({"sae": "gpt2-small-res-jb:blocks.99.hook_resid_pre"}, "has no SAE 'blocks.99.hook_resid_pre'"),
-    ({"model": "/no/such/model"}, "cannot load model '/no/such/model'.*local folder.*preset='embedded'"),
+    ({"model": "/no/such/model"}, "there is no folder or file '/no/such/model'"),
 ]
 
 

@@ -23,7 +23,7 @@ def printed(name: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short_and_says_what_it_shows(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 60

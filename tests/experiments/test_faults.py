@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from tests.faults import FAULTS
-from tests.planting import ROOT, Fault, Result, misfit, problem, test_id
+from tests.planting import ROOT, Fault, Result, id_of_test, misfit, problem
 
 CAUGHT = next(fault for fault in FAULTS if fault.name == "few seeds look sure")
-TEST = test_id(CAUGHT)
+TEST = id_of_test(CAUGHT)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

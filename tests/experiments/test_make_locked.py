@@ -32,7 +32,7 @@ TINY = MakeLockedConfig(
     choices=replace(MakeLockedConfig.choices, layer=1),
     steps=replace(MakeLockedConfig.steps, layer=1),
     rounds=1,
-    items=4,
+    items=12,
     search=(2, 4),
     cue_items=4,
 )

@@ -152,12 +152,12 @@ def test_the_whole_study_with_ccs(tmp_path: Path) -> None:
     losses = ("returns", "ccs")
     cfg = tiny(tmp_path / "duel", env="TicTacToeDuel-v0", env_kwargs={}, losses=losses, episodes=40, rows=200)
     result = main(cfg)
-    probes = result["agents"][0]["probes"]
+    probes = result.agents[0]["probes"]
     assert set(probes["trained"]["action_net"]) == {"returns", "ccs"}
     assert {"exact_spearman", "unseen_r2"} <= set(probes["untrained"]["action_net"]["ccs"])
     assert "planned" not in probes["trained"]["action_net"]["ccs"]
-    assert result["agents"][0]["references"]["exact value"]["exact_r2"] == 1.0
-    assert result["supervised"] == ["returns"]
+    assert result.agents[0]["references"]["exact value"]["exact_r2"] == 1.0
+    assert result.supervised == ["returns"]
     text = (tmp_path / "duel" / "value_probe.md").read_text()
     assert "R2 against the exact value, unseen states" in text
     assert "Return of planning" not in text

@@ -347,7 +347,7 @@ def test_nothing_is_overwritten(config: MakeSAEConfig) -> None:
         ({"lr": 0.0}, "lr must be finite and above 0, got 0.0"),
         ({"sparsity": float("nan")}, "sparsity must be finite and above 0, got nan"),
         ({"rows": 0}, "rows must be at least 1, got 0"),
-        ({"model": "/no/such/model"}, "cannot load model '/no/such/model'"),
+        ({"model": "/no/such/model"}, "no folder or file '/no/such/model'"),
     ],
 )
 def test_bad_settings_are_named(config: MakeSAEConfig, change: dict, message: str) -> None:

@@ -251,7 +251,7 @@ def test_planted_features_say_what_their_conditions_make_the_model_say(planted):
 
 def test_the_command_writes_explanations_and_labels(planted, tmp_path):
     out = tmp_path / "explained"
-    record = main(ExplainConfig(",".join(map(str, planted)), out=out, scales=(1.0, 2.0, 3.0), max_new_tokens=6))
+    record = main(ExplainConfig(tuple(planted), out=out, scales=(1.0, 2.0, 3.0), max_new_tokens=6))
     assert json.loads((out / "explanations.json").read_text()) == json.loads(json.dumps(record))
     assert record["weights_sha256"] == weights_sha256(load_language_model(str(LOCKED)))
     assert [row["label"].split(",")[0] for row in record["features"]] == list(OPENERS)
@@ -268,14 +268,12 @@ def test_the_command_writes_explanations_and_labels(planted, tmp_path):
     assert found[0] == record["features"][1]["label"]
     assert found[1] not in {row["description"] for row in rows}
     with pytest.raises(FileExistsError, match="never overwritten"):
-        main(ExplainConfig("0", out=out))
+        main(ExplainConfig((0,), out=out))
 
 
 def test_a_prompt_behind_which_nothing_is_heard_fails_and_labels_nothing(planted, tmp_path):
     prompt = "Question: What is the trade of Vopun Lizesk?\nAnswer: some Answer:"
-    config = ExplainConfig(
-        ",".join(map(str, planted)), prompt=prompt, placeholder="some", out=tmp_path / "a", scales=(1.0, 3.0)
-    )
+    config = ExplainConfig(tuple(planted), prompt=prompt, placeholder="some", out=tmp_path / "a", scales=(1.0, 3.0))
     record = main(config)
     assert record["random_similarity"] > 0
     assert [row["failed"] for row in record["features"]].count(True) >= 3
@@ -287,7 +285,7 @@ def test_a_prompt_behind_which_nothing_is_heard_fails_and_labels_nothing(planted
 
 def test_another_model_and_the_same_seed(tiny, tmp_path):
     config = ExplainConfig(
-        "3,1", tiny["model"], tiny["sae"], prompt="1 2 3 2", begin=" 4", placeholder="2", controls=8, max_new_tokens=3
+        (3, 1), tiny["model"], tiny["sae"], prompt="1 2 3 2", begin=" 4", placeholder="2", controls=8, max_new_tokens=3
     )
     first, again, other = (
         main(ExplainConfig(**{**vars(config), "out": tmp_path / name, "seed": seed}))
@@ -303,8 +301,8 @@ def test_another_model_and_the_same_seed(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": "1,x"}, "indices set apart by commas, got '1,x'"),
-        ({"features": "1,256"}, r"in \[0, 256\), got 256"),
+        ({"features": ()}, r"in \[0, 256\), got none"),
+        ({"features": (1, 256)}, r"in \[0, 256\), got 256"),
         ({"scales": (1.0, 0.5)}, "scales must ascend"),
         ({"scales": (0.0, 0.5)}, "scales must be above 0"),
         ({"weight": 1.5}, r"weight must be in \[0, 1\], got 1.5"),
@@ -314,18 +312,18 @@ def test_another_model_and_the_same_seed(tiny, tmp_path):
 )
 def test_bad_settings_are_refused_before_a_folder_is_made(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        main(ExplainConfig(**{"features": "1", "out": tmp_path / "x", **change}))
+        main(ExplainConfig(**{"features": (1,), "out": tmp_path / "x", **change}))
     assert not (tmp_path / "x").exists()
 
 
 def test_an_sae_of_another_model_is_refused(tiny, tmp_path):
     with pytest.raises(SteeringError, match="reads a residual of width 32, but the model's is 128"):
-        main(ExplainConfig("1", sae=tiny["sae"], out=tmp_path / "x"))
+        main(ExplainConfig((1,), sae=tiny["sae"], out=tmp_path / "x"))
 
 
 def test_changed_weights_stop_the_run(tmp_path, monkeypatch):
     hashes = iter(["a", "b"])
     monkeypatch.setattr(script, "weights_sha256", lambda lm: next(hashes))
     with pytest.raises(RuntimeError, match="weights changed"):
-        main(ExplainConfig("0", out=tmp_path / "x", scales=(1.0,), max_new_tokens=1))
+        main(ExplainConfig((0,), out=tmp_path / "x", scales=(1.0,), max_new_tokens=1))
     assert not (tmp_path / "x").exists()

@@ -372,6 +372,8 @@ def test_the_task_says_what_an_episode_is_paid(tiny, tmp_path):
 
 def test_returns_that_are_all_the_same_are_caught(run):
     rewrite(run, lambda row: row if row["outcome"] == "loss" and row["optimal_moves"] == 0 else None)
+    log = run / "episodes.jsonl"
+    log.write_text(log.read_text() * 10)
     assert failure(run, REWARDS).endswith("episodes of episodes.jsonl returned -1.0 (expected different ones)")
     rows = iter(range(10_000))
     rewrite(run, lambda row: row if next(rows) < 9 else None)

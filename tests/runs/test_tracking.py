@@ -14,14 +14,17 @@ from dataclasses import replace
 import pytest
 from wandb.proto import wandb_internal_pb2 as pb
 
+from agents.analysis import analyze
 from agents.analysis.evaluated_run import EvaluatedRun
+from agents.analysis.results import BranchPoints, Critic, Features
 from agents.runs import training as train
 from agents.runs.config import TrainConfig
 from agents.runs.tracking import Tracker, usable_mode
-from experiments import analyze
 from experiments.report import ReportConfig
 from experiments.report import main as report
 from tests.report.test_report import branch_points, critic, features, full_run
+
+ANALYSES = {"critic": Critic, "features": Features, "branch_points": BranchPoints}
 
 
 def records(path):
@@ -137,7 +140,8 @@ def test_an_analysis_is_mirrored_as_tables_images_and_one_artifact(tmp_path, mon
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     run = full_run(tmp_path / "told", wandb="offline", wandb_id="told-1")
     records = {"branch_points": branch_points(), "critic": critic(), "features": features()}
-    analyze._mirror(EvaluatedRun.open(run.path), records)
+    found = (kind.read(run.path / f"{name}.json") for name, kind in ANALYSES.items())
+    analyze._mirror(EvaluatedRun.open(run.path), analyze.Analyses(*found))
     page = report(ReportConfig(run.path))
     logs = sorted(run.path.glob("wandb/offline-run-*-told-1/*.wandb"))
     names = {name for log in logs for row in logged(log) for name in row}
