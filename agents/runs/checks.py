@@ -46,7 +46,7 @@ from steer_env.evaluation.token_log import interventions_of
 
 LEAST_GRADIENT = 1e-8
 LEAST_TRIAL_STEPS = 32
-ENOUGH_EPISODES = 50  # that all return the same; fewer may do so by chance
+ENOUGH_EPISODES = 20  # that all return the same; fewer may do so by chance
 
 
 @dataclass(frozen=True)
