@@ -8,6 +8,7 @@ import gymnasium as gym
 
 import steer_env
 from agents.algos import table
+from agents.report.markdown import markdown_table
 from agents.runs.config import one_of
 from steer_env.evaluation.controls import BOX_ONLY
 from steer_env.lm.presets import embedded_presets, find_preset
@@ -75,11 +76,19 @@ class ListConfig:
 
     only: Annotated[str, one_of(("everything", *TABLES))] = "everything"
     """One of the tables."""
+    markdown: bool = False
+    """Print Markdown, as the pages have it."""
 
 
 def main(cfg: ListConfig) -> None:
     """Print the tables."""
     from rich.console import Console
+
+    if cfg.markdown:
+        for name in TABLES if cfg.only == "everything" else (cfg.only,):
+            columns, rows = TABLES[name]
+            print(markdown_table(columns, list(rows())))
+        return
 
     console = Console()
     for name in TABLES if cfg.only == "everything" else (cfg.only,):

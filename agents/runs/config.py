@@ -198,7 +198,8 @@ class Trainings:
 
     def record(self) -> dict[str, Any]:
         """All settings that do not depend on this machine, as they are written into results."""
-        return {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
+        plain = {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     def training(self, name: str, seed: int, folder: Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
         """One training.
