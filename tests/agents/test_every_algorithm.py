@@ -191,6 +191,4 @@ def test_the_readmes_table_is_made_from_the_rows() -> None:
     rows = table()
     assert all(re.fullmatch(r"(?!no$)\S.*", cell) for row in rows for cell in row.values()), "no empty cell"
     made = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
-    assert made in README.read_text(), (
-        f"steer list --only algorithms --markdown prints it:\n{made}"
-    )
+    assert made in README.read_text(), f"steer list --only algorithms --markdown prints it:\n{made}"
