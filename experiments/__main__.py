@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(f"\nsteer {name}: stopped. {stopped}".rstrip(), file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as error:  # whatever is not ours to explain is raised again, with its traceback
         if debug or not _is_told_in_one_line(error):
             raise
         print(f"steer {name}: {' '.join(str(error).split())} (--debug shows where)", file=sys.stderr)

@@ -195,14 +195,14 @@ def logged_is_applied(subject: Subject) -> str:
     for path, log in subject.logs.items():
         actions = [logged_actions(log.envs, rows) for rows in log.episodes]
         other, compared = differences(log.episodes, log.play(log.episodes, replay_policy(actions)), (*APPLIED, *SAID))
-        _require_replayed(other, compared, log, f"{len(log.episodes)} logged episodes of {path.name}")
+        _require_replayed(other, log, len(log.episodes), f"{len(log.episodes)} logged episodes of {path.name}")
         episodes, tokens = episodes + len(actions), tokens + compared
     files = ", ".join(path.name for path in subject.logs)
     return f"{tokens} logged tokens in {episodes} episodes of all arms come out again ({files})"
 
 
-def _require_replayed(other: list[str], compared: int, log: EvaluationLog, episodes: str) -> None:
-    most = tolerated(compared, log.envs)
+def _require_replayed(other: list[str], log: EvaluationLog, count: int, episodes: str) -> None:
+    most = tolerated(count, log.envs)
     expected = f"expected {f'at most {most}, which rounding explains' if most else 'none'}"
     line = f"{len(other)} of {episodes} differ when played again ({expected}), first {' '.join(other[:1])}"
     _require(len(other) <= most, line)
@@ -241,8 +241,8 @@ def policy_is_the_saved_one(subject: Subject) -> str:
     chosen = 0
     for path, log in subject.logs.items():
         own = [rows for rows in log.episodes if rows["arm"].iloc[0] == "trained"]
-        other, compared = differences(own, log.play(own, policy_of(model, mask)), APPLIED)
-        _require_replayed(other, compared, log, f"{len(own)} trained episodes of {path.name}, by {saved.name},")
+        other, _ = differences(own, log.play(own, policy_of(model, mask)), APPLIED)
+        _require_replayed(other, log, len(own), f"{len(own)} trained episodes of {path.name}, by {saved.name},")
         chosen += len(own)
     return f"{found}; it chooses as logged in {chosen} episodes" if subject.logs else found
 

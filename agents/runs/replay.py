@@ -94,19 +94,20 @@ def differences(logged: Sequence[pd.DataFrame], played: Played, columns: Sequenc
     return found, compared
 
 
-def tolerated(compared: int, envs: Any) -> int:
-    """How many episodes may differ when they are played again, of a model and a log that are sound.
+def tolerated(episodes: int, envs: Any) -> int:
+    """How many of ``episodes`` may differ when they are played again, of a model and a log that are sound.
 
     A model rounds differently in batches of another size, which can decide between two tokens that are almost equally
-    likely: at hardly any token in 32 bits, but at every hundredth or so in 16 bits, and long episodes have many tokens.
+    likely: hardly ever in 32 bits, where fewer than 100 episodes must all come out again, but now and then in 16 bits.
+    It is a share of the episodes: of their many tokens it would let every long episode differ.
 
     Args:
-        compared: Number of tokens that were compared.
+        episodes: Number of episodes that were played again.
         envs: Where they were played again.
     """
     if unwrap(envs).lm.dtype == torch.float32:
-        return compared // 200
-    return max(1, compared // 10)
+        return episodes // 100
+    return max(1, episodes // 10)
 
 
 def _first_difference(logged: dict[str, Array], played: dict[str, Array]) -> int | None:

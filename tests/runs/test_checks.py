@@ -201,8 +201,8 @@ def test_one_short_episode_shows_both_steering_and_no_steering(tiny):
         assert 0 < pushes.steered.sum() < len(pushes.steered)
 
 
-@pytest.mark.parametrize(("dtype", "few", "many"), [("float32", 0, 5), ("bfloat16", 1, 100)])
-def test_rounding_is_tolerated_by_the_number_of_tokens(dtype, few, many, tiny):
+@pytest.mark.parametrize(("dtype", "few", "many"), [("float32", 0, 10), ("bfloat16", 1, 100)])
+def test_rounding_is_tolerated_in_a_share_of_the_episodes(dtype, few, many, tiny):
     envs = gym.make_vec("Steer-TicTacToe-v0", num_envs=1, **tiny, dtype=dtype)
     assert (tolerated(6, envs), tolerated(1_000, envs)) == (few, many)
 
