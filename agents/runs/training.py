@@ -26,7 +26,8 @@ from agents.runs.steering import require_same_steering, steering_record
 from agents.runs.tracking import Tracker
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
-from steer_env.evaluation.masks import ActionMask
+from steer_env.evaluation.effects import list_by_effect
+from steer_env.evaluation.masks import ActionMask, EffectMask
 
 
 def train(env: str, name: str, total_timesteps: int = 100_000, **settings: Any) -> Run:
@@ -98,6 +99,9 @@ class Training:
             model = restore(checkpoint.path, algorithm, vec_env, mask, device)
         else:
             model = fresh_agent(settings, envs, vec_env)
+            if isinstance(mask, EffectMask):
+                list_by_effect(mask, envs)
+                model.num_timesteps = mask.tokens
         vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
         run = resumed or RunFolder.create(path, _record(settings, envs))
         return cls(run, run.config, envs, model, mask, checkpoint.counters["episodes"] if checkpoint else 0)

@@ -1,4 +1,4 @@
-"""What unsteered episodes show at the tokens an agent would steer: how large residuals are, which features fire."""
+"""What unsteered episodes of train show at the tokens an agent would steer: residuals in numbers, features that fire."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 
 from steer_env.envs.context import fits_context
 from steer_env.envs.episode import Episode
+from steer_env.envs.observations import Statistics, normalized
 from steer_env.envs.scene import Scene
 from steer_env.errors import SteeringError
 
@@ -26,10 +27,12 @@ class Calibration:
         residual_norm: Median norm of the observed residuals.
         frequent: All ``F`` features, those most often among a token's strongest five first (AutoSteer's choice of
             its action's features).
+        statistics: Mean and deviation of the observed residuals, each divided by its own root mean square.
     """
 
     residual_norm: float
     frequent: tuple[int, ...]
+    statistics: Statistics
 
 
 def calibrate(scene: Scene) -> Calibration:
@@ -45,6 +48,7 @@ def calibrate(scene: Scene) -> Calibration:
     episode.order.pin(_first_items(scene), 0)
     idle = np.full(episode.lanes, len(scene.actuator.features))
     norms: list[float] = []
+    seen: list[torch.Tensor] = []
     counts: Counter[int] = Counter()
     for lane in range(episode.lanes):
         episode.start(lane)
@@ -52,13 +56,15 @@ def calibrate(scene: Scene) -> Calibration:
     while finished < _EPISODES:
         episode.observe()
         norms += episode.hidden.norm(dim=1).tolist()
+        seen.append(normalized(episode.hidden).double().cpu())
         strongest = torch.topk(episode.encode(), min(_STRONGEST, scene.dictionary.width), dim=1)
         counts.update(strongest.indices[strongest.values > 0].tolist())
         for lane in episode.step(idle).finals:
             episode.start(lane)
             finished += 1
     frequent = sorted(range(scene.dictionary.width), key=lambda feature: (-counts[feature], feature))
-    return Calibration(float(np.median(norms)), tuple(frequent))
+    deviation, mean = (part.float().numpy() for part in torch.std_mean(torch.cat(seen), dim=0, correction=0))
+    return Calibration(float(np.median(norms)), tuple(frequent), Statistics(mean, deviation))
 
 
 def _first_items(scene: Scene) -> list[int]:

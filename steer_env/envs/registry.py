@@ -17,7 +17,7 @@ from steer_env.envs.calibration import CALIBRATION_LANES, Calibration, calibrate
 from steer_env.envs.context import require_context
 from steer_env.envs.env import SteerEnv
 from steer_env.envs.judges import with_judges
-from steer_env.envs.observations import make_observation
+from steer_env.envs.observations import Source, make_observation
 from steer_env.envs.ordering import limited_items
 from steer_env.envs.scene import Scene
 from steer_env.envs.settings import Settings
@@ -65,9 +65,13 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
         given = {"data": "hub", **given}
     options = tuple(sorted(given.items()))
     parts, task = _load(settings), _make_task(settings, options)
-    actuator = _make_actuator(settings, parts, lambda: _calibration(settings.calibrated(), _on_train(options, task)))
-    benchmark = _is_benchmark(settings, given)
-    scene = _make_scene(settings, parts, task, actuator, lanes, benchmark)
+
+    def calibration() -> Calibration:
+        return _calibration(settings.calibrated(), _on_train(options, task))
+
+    actuator = _make_actuator(settings, parts, calibration)
+    source = Source(parts.sae, task, lambda: calibration().statistics)
+    scene = _make_scene(settings, parts, source, actuator, lanes, _is_benchmark(settings, given))
     dealt = range(len(scene.task)) if scene.items is None else scene.items.tolist()
     require_context(scene.task, dealt, scene.tokenizer, scene.model.context)
     instrument = _instrument(settings, given) if "data" in known else ""
@@ -105,7 +109,7 @@ def _make_task(settings: Settings, options: Options) -> Task:
 
 
 def _make_scene(
-    settings: Settings, parts: _Parts, task: Task, actuator: Actuator, lanes: int, benchmark: bool = False
+    settings: Settings, parts: _Parts, source: Source, actuator: Actuator, lanes: int, benchmark: bool = False
 ) -> Scene:
     model = SteeredModel(parts.lm, parts.row.layer, lanes, parts.row.site, settings.prompt_cache)
     parts.sae.warn_if_elsewhere(parts.row.layer, parts.row.site)
@@ -114,15 +118,15 @@ def _make_scene(
         tokenizer=parts.tokenizer,
         ends=end_tokens(parts.lm, parts.tokenizer),
         dictionary=parts.sae,
-        task=task,
+        task=source.task,
         actuator=actuator,
-        observation=make_observation(settings.observation, parts.sae, task),
+        observation=make_observation(settings.observation, source),
         mask=settings.mask,
         temperature=settings.temperature,
         compare=settings.compare,
         benchmark=benchmark,
         labels=settings.labels,
-        items=limited_items(len(task), settings.limit, settings.limit_seed),
+        items=limited_items(len(source.task), settings.limit, settings.limit_seed),
     )
 
 
@@ -216,7 +220,8 @@ def _calibration(settings: Settings, options: Options) -> Calibration:
     try:
         parts, task = _load(settings), _make_task(settings, options)
         still = FeatureChoice(parts.sae.directions, chosen_features(None, parts.sae.width), 0.0)
-        return calibrate(_make_scene(settings, parts, task, still, CALIBRATION_LANES))
+        plain = dataclasses.replace(settings, observation="residual")
+        return calibrate(_make_scene(plain, parts, Source(parts.sae, task), still, CALIBRATION_LANES))
     except ValueError as error:
         raise SteeringError(
             f"what actions mean is measured on the train split, which failed: {error}. To measure nothing, give "

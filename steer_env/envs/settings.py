@@ -37,7 +37,8 @@ class Settings:
         features: SAE indices behind the actions; None is all, or for strengths the ``k`` most frequent.
         k: Number of features with strengths.
         bound: Largest strength.
-        observation: ``"normalized"``, ``"prompted"``, ``"residual"``, ``"features"``, ``"board"`` or ``"both"``.
+        observation: ``"standardized"``, ``"normalized"``, ``"prompted"``, ``"residual"``, ``"features"``, ``"board"``
+            or ``"both"`` (:mod:`steer_env.envs.observations`).
         mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
         temperature: 0 is greedy.
         instruction: Whether the task's own instruction (an attribute of its class) stands in front of every prompt.
@@ -65,7 +66,7 @@ class Settings:
     features: tuple[int, ...] | None = _uncalibrated(None)
     k: int = _uncalibrated(30)
     bound: float = _uncalibrated(1.0)
-    observation: str = _uncalibrated("normalized")
+    observation: str = _uncalibrated("standardized")
     mask: str = _uncalibrated("off")
     temperature: float = _uncalibrated(0.0)
     instruction: bool = _uncalibrated(False)

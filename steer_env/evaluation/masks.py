@@ -1,4 +1,4 @@
-"""Which actions are legal: the mask table, and a mask that widens to rarely tried features.
+"""Which actions are legal: the mask table, a mask that widens to rarely tried features, and one of distinct effects.
 
 A mask is never a network input: it travels beside the observation as packed bits (A/8 bytes a row).
 """
@@ -6,7 +6,7 @@ A mask is never a network input: it travels beside the observation as packed bit
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -221,6 +221,80 @@ class AdaptiveMask:
         self._used = np.zeros((0, self.n_actions), dtype=bool)
 
 
+class EffectMask:
+    """The no-op and a few features that together bring about all that any feature of the SAE does.
+
+    They are found before training by pushing each feature once in some states of train
+    (:func:`steer_env.evaluation.effects.list_by_effect`); no reward is read, and the tokens that it takes count as
+    training's. Where nothing that is pushed changes anything, all features stay legal.
+    """
+
+    def __init__(self, n_actions: int, seed: int = 0, states: int = 8, first: int = 2, each: int = 3) -> None:
+        """Start with all actions legal, until they are looked at.
+
+        Args:
+            n_actions: A, the no-op included.
+            seed: There for the table: the list is the same for all seeds of training.
+            states: Items of train in which features are pushed that change something in the first few.
+            first: Of these, in which every feature is pushed.
+            each: Features that bring about the same at least, where there are so many.
+
+        Raises:
+            ValueError: A setting is out of its range (named).
+        """
+        for name, value, good in (
+            ("states", states, states >= first),
+            ("first", first, first >= 1),
+            ("each", each, each >= 1),
+        ):
+            if not good:
+                raise ValueError(f"effects mask: {name} is out of range, got {value}")
+        self.n_actions, self.states, self.first, self.each = n_actions, states, first, each
+        self.frozen = True
+        self.tokens = 0
+        self.listed: BoolArray = np.ones(n_actions - 1, dtype=bool)
+
+    def keep(self, features: Sequence[int], tokens: int) -> None:
+        """List features by their place among the actions, or all where there are none; it took ``tokens`` to find."""
+        self.listed = np.isin(np.arange(self.n_actions - 1), features) if len(features) else np.ones_like(self.listed)
+        self.tokens = tokens
+
+    def legal(self, active: BoolArray) -> BoolArray:
+        """The listed features and the no-op; a new ``[B, A]`` array.
+
+        Raises:
+            ValueError: ``active`` is not ``[B, A]``.
+        """
+        legal = _with_noop(active, self.n_actions)
+        legal[:, :-1] = self.listed
+        return legal
+
+    def begin(self, lanes: int) -> None:
+        """Nothing to forget."""
+
+    def update(self, actions: npt.NDArray[Any], ended: BoolArray, returns: FloatArray) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """The list, and the tokens that it took."""
+        return {"listed": self.listed.copy(), "tokens": np.array(self.tokens)}
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take over a list.
+
+        Raises:
+            ValueError: The state is of another number of features, or an entry is missing.
+        """
+        missing = {"listed", "tokens"} - set(state)
+        if missing:
+            raise ValueError(f"effects mask state lacks {', '.join(sorted(missing))}")
+        if state["listed"].shape != self.listed.shape:
+            raise ValueError(
+                f"effects mask state has shape {state['listed'].shape}, this mask has {self.n_actions - 1} features"
+            )
+        self.listed, self.tokens = state["listed"].copy(), int(state["tokens"])
+
+
 @dataclass(frozen=True)
 class MaskSpec:
     """A row of MASKS: the environment's ``mask=`` argument, and what to make of it."""
@@ -235,6 +309,7 @@ MASKS: dict[str, MaskSpec] = {
     "generation": MaskSpec("generation", ScopeMask),
     "all": MaskSpec("all", ScopeMask),
     "adaptive": MaskSpec("generation", AdaptiveMask),
+    "effects": MaskSpec("off", EffectMask),
 }
 
 

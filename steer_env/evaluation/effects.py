@@ -1,0 +1,129 @@
+"""Which features change what the model says, and a few that together bring about all that any of them does.
+
+Of the thousands of features of an SAE most change nothing at a given strength, and many of the others the same. An agent
+that draws among all of them spends its tokens on nothing; it learns fast among a few with different effects. No reward
+is read here and nothing is said of which to use when: that is left to be learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.controls import idle, pushes
+from steer_env.evaluation.masks import EffectMask
+from steer_env.evaluation.play import PATIENCE
+
+Words = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What each feature makes the model say, where its turn begins.
+
+    Attributes:
+        words: ``[k, n]`` what the model said next in each state with each feature pushed: an option, or a token; None
+            where it was not tried.
+        alone: ``[n]`` what it said unsteered.
+        tokens: Actions that it took to find out.
+    """
+
+    words: Words
+    alone: Words
+    tokens: int
+
+    @property
+    def changed(self) -> npt.NDArray[np.bool_]:
+        """``[k]`` whether a feature changed anything in any state."""
+        tried = np.not_equal(self.words, None)
+        return np.asarray((tried & (self.words != self.alone)).any(axis=1))
+
+    def cover(self, each: int) -> list[int]:
+        """A few features, in ascending order, that bring about whatever any of the features that change something does.
+
+        What a feature brings about is a state and the words there, the unsteered ones too. The list is built greedily
+        (Nemhauser, Wolsey and Fisher 1978): the next is the one that adds most.
+
+        Args:
+            each: Features that bring about the same at least, where there are so many.
+        """
+        able = np.flatnonzero(self.changed)
+        said = self.words[able]
+        columns = [said[:, state] == words for state in range(said.shape[1]) for words in set(said[:, state]) - {None}]
+        reach = np.array(columns, dtype=bool).T.reshape(len(able), len(columns))
+        wanted = np.minimum(reach.sum(axis=0), each)
+        chosen: list[int] = []
+        while wanted.any():
+            gains = reach[:, wanted > 0].sum(axis=1)
+            gains[chosen] = 0
+            best = int(gains.argmax())
+            chosen.append(best)
+            wanted = np.maximum(wanted - reach[best], 0)
+        return sorted(able[chosen].tolist())
+
+
+def list_by_effect(mask: EffectMask, envs: Any) -> None:
+    """Let a mask list the features that together bring about all that any does, in environments of the train split.
+
+    Raises:
+        ValueError: Actions do not choose features.
+    """
+    dealt = unwrap(envs).dealt
+    places = np.random.default_rng(0).permutation(len(dealt))[: mask.states]
+    states = [dealt[place] for place in places.tolist()]
+    found = find_effects(envs, states[: mask.first], states[mask.first :], seed=0)
+    mask.keep(found.cover(mask.each), found.tokens)
+
+
+def find_effects(envs: Any, first: Sequence[int], later: Sequence[int], seed: int) -> Effects:
+    """Push each feature once where the model's turn begins: in a few states all, in more those that changed something.
+
+    Args:
+        envs: What ``gym.make_vec`` returned, with actions that choose features.
+        first: Items in which every feature is tried.
+        later: Items in which those are tried that changed something in the first.
+        seed: Seed of sampled decoding.
+
+    Raises:
+        ValueError: There are no items to begin with.
+    """
+    if not first:
+        raise ValueError("effects are looked for in at least one item")
+    choices = pushes(envs)
+    alone, spent = _said(envs, idle(envs)[:1], [*first, *later], seed)
+    words = np.full((len(choices), len(first) + len(later)), None, dtype=object)
+    words[:, : len(first)], tokens = _said(envs, choices, first, seed)
+    found = Effects(words, alone[0], spent + tokens)
+    able = np.flatnonzero(found.changed)
+    if not later or len(able) == 0:
+        return found
+    words[able, len(first) :], tokens = _said(envs, choices[able], later, seed)
+    return Effects(words, alone[0], found.tokens + tokens)
+
+
+def _said(envs: Any, actions: npt.NDArray[Any], items: Sequence[int], seed: int) -> tuple[Words, int]:
+    """``[n, items]`` what the model says next with each action in each item, and the actions that it took."""
+    inner = unwrap(envs)
+    count = len(actions) * len(items)
+    words = np.full(count, None, dtype=object)
+    start = tokens = 0
+    with tqdm(total=count, desc="effects", delay=PATIENCE, leave=False, disable=None) as bar:
+        while start < count:
+            # Repeats of one item stand side by side, so that its prompt is at hand.
+            envs.reset(seed=seed, options={"items": np.repeat(items, len(actions))[start:].tolist()})
+            places, fresh = start + inner.playing["index"], True
+            while fresh and places.min() < count:
+                live = places < count
+                _, _, ended, _, infos = envs.step(actions[places % len(actions)])
+                words[places[live]] = infos["token_text"][live]
+                tokens += int(live.sum())
+                bar.update(int(live.sum()))
+                places, fresh = start + infos["index"], bool(ended.all())
+            start = int(np.not_equal(words, None).sum())
+    return words.reshape(len(items), len(actions)).T, tokens
