@@ -27,6 +27,7 @@ from steer_env.lm.labels import read_labels
 from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer, resolve_device
 from steer_env.lm.model import SteeredModel
 from steer_env.lm.presets import Preset, find_preset, is_embedded
+from steer_env.lm.prompts import prompt_store
 from steer_env.lm.sae import FeatureDictionary
 from steer_env.lm.tokenizer import Tokenizer, end_tokens
 from steer_env.tasks import Task, find_task
@@ -111,7 +112,8 @@ def _make_task(settings: Settings, options: Options) -> Task:
 def _make_scene(
     settings: Settings, parts: _Parts, source: Source, actuator: Actuator, lanes: int, benchmark: bool = False
 ) -> Scene:
-    model = SteeredModel(parts.lm, parts.row.layer, lanes, parts.row.site, settings.prompt_cache)
+    prompts = prompt_store(parts.lm, settings.prompt_store)
+    model = SteeredModel(parts.lm, parts.row.layer, lanes, parts.row.site, prompts)
     parts.sae.warn_if_elsewhere(parts.row.layer, parts.row.site)
     return Scene(
         model=model,

@@ -49,8 +49,9 @@ class Settings:
             (:func:`steer_env.lm.labels.read_labels`); None labels them by the tokens they promote.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        prompt_cache: Prompt tokens whose keys and values are kept for reuse. In a vector environment a reused prompt
-            differs from one read anew by rounding (about 1e-6).
+        prompt_store: Where prompts that were read are kept, so that nobody reads them again
+            (:func:`steer_env.lm.prompts.prompt_store`): a folder, ``"off"`` for memory alone, or None for the
+            user's cache folder. A prompt that was recalled differs from one read anew by rounding at most.
     """
 
     task: str
@@ -76,7 +77,7 @@ class Settings:
     labels: str | None = _uncalibrated(None)
     device: str = "auto"
     dtype: str = "float32"
-    prompt_cache: int = _uncalibrated(16_384)
+    prompt_store: str | None = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

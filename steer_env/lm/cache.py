@@ -1,12 +1,11 @@
-"""Keys and values of many lanes of different lengths, and of prompts worth keeping.
+"""Keys and values of many lanes of different lengths.
 
 A token at position ``p`` of a lane lives in slot ``p`` of that lane's buffers; one more slot, the last, takes what
 padding writes. The attention mask is then a comparison of positions, a lane is reset by forgetting its length, and
 lanes of any lengths share one forward pass.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -98,15 +97,13 @@ class LaneCache(Cache):
     Args:
         blocks: Number of transformer blocks.
         lanes: Number of sequences ``B``.
-        prompt_tokens: How many tokens of prompts to keep for reuse (least recently used go first).
     """
 
-    def __init__(self, blocks: int, lanes: int, prompt_tokens: int = 0):
+    def __init__(self, blocks: int, lanes: int):
         self.lanes = lanes
         self.capacity = _FIRST_CAPACITY
         self.lengths = [0] * lanes
         self.plan = Plan(torch.empty(0, dtype=torch.long), torch.empty(0, 0, dtype=torch.long), 0, 0, False)
-        self._prompts = _PromptStore(prompt_tokens)
         self._blocks = [_LaneLayer(self) for _ in range(blocks)]
         super().__init__(layers=list(self._blocks))
 
@@ -134,33 +131,37 @@ class LaneCache(Cache):
 
     def scrub(self) -> None:
         """Put zeros in place of values that are not finite: even unseen ones would spread, as zero times NaN."""
+        for buffer in self._buffers():
+            buffer.nan_to_num_(0.0, 0.0, 0.0)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a pass has shown what keys and values look like, so that :meth:`fill` knows where they belong."""
+        return any(layer.is_initialized for layer in self._blocks)
+
+    def rows(self, lane: int, start: int, end: int) -> Tensor:
+        """``[end - start, D]``: the keys and values of a lane's tokens, those of all blocks side by side."""
+        parts = [buffer[lane, :, start:end].transpose(0, 1).flatten(1) for buffer in self._buffers()]
+        return torch.cat(parts, dim=1)
+
+    def fill(self, lane: int, rows: Tensor) -> None:
+        """Let an empty lane hold the tokens that ``rows`` of :meth:`rows` are of."""
+        count, first = len(rows), 0
+        self._reserve(count)
+        buffers = list(self._buffers())
+        rows = rows.to(buffers[0].device)
+        for buffer in buffers:
+            heads, width = buffer.shape[1], buffer.shape[3]
+            buffer[lane, :, :count] = rows[:, first : first + heads * width].view(count, heads, width).transpose(0, 1)
+            first += heads * width
+        self.lengths[lane] = count
+
+    def _buffers(self) -> Iterator[Tensor]:
+        """The buffers of the blocks that have keys and values of their own: some models share them."""
         for layer in self._blocks:
-            for buffer in (layer.key_buffer, layer.value_buffer):
-                buffer.nan_to_num_(0.0, 0.0, 0.0)
-
-    def keep(self, lane: int, prompt: tuple[int, ...]) -> None:
-        """Keep what the lane holds of ``prompt`` (all of it) for later :meth:`recall`."""
-        if self._prompts.accepts(prompt):
-            end = len(prompt)
-            self._prompts.put(
-                prompt,
-                [
-                    (layer.key_buffer[lane, :, :end].clone(), layer.value_buffer[lane, :, :end].clone())
-                    for layer in self._blocks
-                ],
-            )
-
-    def recall(self, lane: int, prompt: tuple[int, ...]) -> bool:
-        """Fill an empty lane with a kept prompt; False when it is not kept."""
-        kept = self._prompts.get(prompt)
-        if kept is None:
-            return False
-        self._reserve(len(prompt))
-        for layer, (keys, values) in zip(self._blocks, kept, strict=True):
-            layer.key_buffer[lane, :, : len(prompt)] = keys
-            layer.value_buffer[lane, :, : len(prompt)] = values
-        self.lengths[lane] = len(prompt)
-        return True
+            if layer.is_initialized:
+                yield layer.key_buffer
+                yield layer.value_buffer
 
     def _reserve(self, length: int) -> None:
         if length <= self.capacity:
@@ -176,27 +177,3 @@ class LaneCache(Cache):
         grown = buffer.new_zeros(lanes, heads, self.capacity + 1, width)
         grown[:, :, :slots] = buffer
         return grown
-
-
-class _PromptStore:
-    """Least-recently-used store of the keys and values of whole prompts, bounded in tokens."""
-
-    def __init__(self, max_tokens: int):
-        self.max_tokens = max_tokens
-        self.tokens = 0
-        self._kept: OrderedDict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = OrderedDict()
-
-    def accepts(self, prompt: tuple[int, ...]) -> bool:
-        return len(prompt) <= self.max_tokens and prompt not in self._kept
-
-    def get(self, prompt: tuple[int, ...]) -> list[tuple[Tensor, Tensor]] | None:
-        if prompt in self._kept:
-            self._kept.move_to_end(prompt)
-        return self._kept.get(prompt)
-
-    def put(self, prompt: tuple[int, ...], kept: list[tuple[Tensor, Tensor]]) -> None:
-        self._kept[prompt] = kept
-        self.tokens += len(prompt)
-        while self.tokens > self.max_tokens:
-            oldest, _ = self._kept.popitem(last=False)
-            self.tokens -= len(oldest)

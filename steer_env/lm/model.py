@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from greenlet import getcurrent, greenlet
@@ -21,8 +22,20 @@ from steer_env.lm.passes import explained_memory, hooked_pass, pausing_pass
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from steer_env.lm.prompts import PromptStore
+
 Watcher: TypeAlias = "Callable[[Tensor, Tensor, Tensor], None]"
 _LONGEST_CHUNK = 8
+_KEYS_AND_VALUES = "keys and values"
+
+
+@dataclass
+class _Unkept:
+    """A prompt without its last token that is being read from token ``start`` on, and is to be kept then."""
+
+    head: tuple[int, ...]
+    start: int
+    residuals: Tensor | None = None
 
 
 class SteeredModel:
@@ -37,7 +50,7 @@ class SteeredModel:
         layer: Block ``L`` in ``[0, blocks)``.
         lanes: Number of lanes ``B``.
         site: ``"post"`` = output of block ``L``; ``"pre"`` = its input.
-        prompt_tokens: Prompt tokens whose keys and values are kept for lanes that restart with the same prompt.
+        prompts: What was read of prompts, for lanes that restart with one that is known or begins like one.
         watch: Called as ``watch(lanes [b], residuals [b, Q, M], real [b, Q])`` with every token that passes the
             site, steered ones before steering; ``real`` is False on padding.
 
@@ -51,7 +64,7 @@ class SteeredModel:
         layer: int,
         lanes: int = 1,
         site: str = "post",
-        prompt_tokens: int = 0,
+        prompts: PromptStore | None = None,
         watch: Watcher | None = None,
     ):
         from steer_env.lm.cache import LaneCache  # builds on Transformers, which takes a second to import
@@ -61,6 +74,7 @@ class SteeredModel:
         self.layer = layer
         self.site = site
         self.watch = watch
+        self._residuals_kind = f"residuals {site} block {layer}"
         self.forward_passes = 0
         self._block = find_block(lm, layer, site)
         self._masks = mask_maker(lm)
@@ -70,11 +84,12 @@ class SteeredModel:
         self.context = getattr(config, "max_position_embeddings", None)
         self._width = config.hidden_size
         self._device, self._dtype = lm.device, lm.dtype
-        self._cache = LaneCache(config.num_hidden_layers, lanes, prompt_tokens)
+        self._cache = LaneCache(config.num_hidden_layers, lanes)
         self._pending: list[list[int]] = [[] for _ in range(lanes)]
         self._paused: greenlet | None = None
         self._counts: list[int] = []
-        self._to_keep: dict[int, tuple[int, ...]] = {}
+        self._prompts = prompts
+        self._to_keep: dict[int, _Unkept] = {}
         self._thread = threading.get_ident()
 
     def restart(self, lane: int, tokens: Sequence[int]) -> None:
@@ -82,6 +97,7 @@ class SteeredModel:
         self._drop_pass()
         self._cache.clear(lane)
         self._pending[lane] = []
+        self._to_keep.pop(lane, None)
         self.write(lane, tokens)
 
     def write(self, lane: int, tokens: Sequence[int]) -> None:
@@ -156,7 +172,7 @@ class SteeredModel:
             raise
         self._cache.commit(range(self.lanes), self._counts)
         self._pending = [[] for _ in range(self.lanes)]
-        self._keep_prompts()
+        self._keep_prompts(range(self.lanes))
         return logits
 
     def peek(self) -> Tensor:
@@ -200,38 +216,77 @@ class SteeredModel:
         return read
 
     def _prefill(self) -> None:
-        """Read long queues, all but their last token, in one pass for all lanes that have one.
+        """Read long queues, all but their last token, so that the pass to come has one token a lane.
 
-        Where every lane of many has one, the pass to come reads them as cheaply itself. A lane alone has its prompt
-        read like one that is recalled: the same episode is then the same to the last bit.
+        A prompt, which is such a queue of an empty lane, is recalled as far as the store knows it. The rest is read
+        in one pass for all lanes that have one; where every lane of many has one, the pass to come reads them as
+        cheaply itself. A lane alone has its prompt read like one that is recalled: the same episode is then the same
+        to the last bit. So have all lanes when the store wants prompts to be read alone.
         """
-        self._to_keep = {}
         long = [lane for lane, tokens in enumerate(self._pending) if len(tokens) > _LONGEST_CHUNK]
-        if not long:
-            return
-        heads = {lane: tuple(self._pending[lane][:-1]) for lane in long}
-        fresh = [lane for lane in long if self._cache.lengths[lane] == 0]
-        # A watcher needs the residuals themselves, which the kept keys and values do not hold.
-        recalled = {lane for lane in fresh if self.watch is None and self._cache.recall(lane, heads[lane])}
-        for lane in recalled:
-            self._pending[lane] = self._pending[lane][-1:]
-        rest = [lane for lane in long if lane not in recalled]
-        self._to_keep = {lane: heads[lane] for lane in fresh if lane not in recalled}
+        alone = self._prompts is not None and self._prompts.alone
+        for lane in [lane for lane in long if self._cache.lengths[lane] == 0]:
+            self._recall(lane)
+            if alone and len(self._pending[lane]) > 1:
+                self._read_ahead([lane])
+        rest = [lane for lane in long if len(self._pending[lane]) > 1]
         if rest and (len(rest) < self.lanes or self.lanes == 1):
-            inputs = self._inputs(rest, [heads[lane] for lane in rest])
-            self.forward_passes += 1
-            with torch.no_grad(), explained_memory():
-                hooked_pass(self.lm, inputs, self._block, self.site, self._look)
-            self._cache.commit(rest, [len(heads[lane]) for lane in rest])
-            for lane in rest:
-                self._pending[lane] = self._pending[lane][-1:]
-            self._keep_prompts()
+            self._read_ahead(rest)
 
-    def _keep_prompts(self) -> None:
-        """Keep what has been read of new prompts; their last token is steered and not among it."""
-        for lane, head in self._to_keep.items():
-            self._cache.keep(lane, head)
-        self._to_keep = {}
+    def _recall(self, lane: int) -> None:
+        """Fill an empty lane with what is known of its prompt, and note what is to be kept of the rest.
+
+        The last token is steered and not part of it. A watcher is shown the residuals that were kept for one.
+        """
+        if self._prompts is None:
+            return
+        head = tuple(self._pending[lane][:-1])
+        found = self._prompts.find(self._kinds(), head)
+        if found is None:
+            self._to_keep[lane] = _Unkept(head, 0)
+            return
+        if not self._cache.shaped:
+            self._shape_cache()
+        rows, *residuals = found
+        self._cache.fill(lane, rows)
+        if self.watch is not None:
+            seen = residuals[0].to(self._device).float()[None]
+            self.watch(torch.tensor([lane], device=self._device), seen, seen.new_ones(seen.shape[:2], dtype=torch.bool))
+        del self._pending[lane][: len(rows)]
+        if len(rows) < len(head):
+            self._to_keep[lane] = _Unkept(head, len(rows))
+
+    def _shape_cache(self) -> None:
+        """Read any token and forget it: the cache learns what keys and values look like."""
+        self.forward_passes += 1
+        with torch.no_grad(), explained_memory():
+            self.lm(**self._inputs([0], [[0]]))
+
+    def _kinds(self) -> tuple[str, ...]:
+        """What is kept of a prompt: a watcher needs the residuals too, which keys and values do not hold."""
+        return (_KEYS_AND_VALUES,) if self.watch is None else (_KEYS_AND_VALUES, self._residuals_kind)
+
+    def _read_ahead(self, lanes: Sequence[int]) -> None:
+        """Read all but the last queued token of ``lanes`` in one pass."""
+        heads = [self._pending[lane][:-1] for lane in lanes]
+        inputs = self._inputs(lanes, heads)
+        self.forward_passes += 1
+        with torch.no_grad(), explained_memory():
+            hooked_pass(self.lm, inputs, self._block, self.site, self._look)
+        self._cache.commit(lanes, [len(head) for head in heads])
+        for lane in lanes:
+            self._pending[lane] = self._pending[lane][-1:]
+        self._keep_prompts(lanes)
+
+    def _keep_prompts(self, lanes: Sequence[int]) -> None:
+        """Keep what has been read of new prompts in ``lanes``."""
+        for lane in lanes:
+            unkept = self._to_keep.pop(lane, None)
+            if unkept is None or self._prompts is None:
+                continue
+            self._prompts.keep(_KEYS_AND_VALUES, unkept.head, self._cache.rows(lane, unkept.start, len(unkept.head)))
+            if unkept.residuals is not None:
+                self._prompts.keep(self._residuals_kind, unkept.head, unkept.residuals)
 
     def _inputs(self, lanes: Sequence[int], chunks: Sequence[Sequence[int]]) -> dict[str, Any]:
         counts = [len(chunk) for chunk in chunks]
@@ -248,9 +303,14 @@ class SteeredModel:
         }
 
     def _look(self, hidden: Tensor) -> None:
-        if self.watch is not None:
-            plan = self._cache.plan
-            self.watch(plan.lanes, hidden.float(), plan.real)
+        if self.watch is None:
+            return
+        plan = self._cache.plan
+        self.watch(plan.lanes, hidden.float(), plan.real)
+        for row, lane in enumerate(plan.lanes.tolist()):
+            if lane in self._to_keep:
+                unkept = self._to_keep[lane]
+                unkept.residuals = hidden[row, plan.real[row]][: len(unkept.head) - unkept.start].clone()
 
     @property
     def paused(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from steer_env.errors import SteeringError
 from steer_env.lm.loading import load_language_model, load_tokenizer, weights_sha256
 from steer_env.lm.model import SteeredModel
+from steer_env.lm.prompts import PromptStore
 from tests.conftest import LAYER, WIDTH
 
 PROMPTS = [[0, 5], [0, 7, 3, 4, 9], [0, *([4, 8, 6] * 5)]]
@@ -22,9 +23,9 @@ def lm(tiny):
     return load_language_model(tiny["model"])
 
 
-def engine_with(lm, prompts, **kwargs) -> SteeredModel:
-    engine = SteeredModel(lm, LAYER, lanes=len(prompts), **kwargs)
-    for lane, prompt in enumerate(prompts):
+def engine_with(lm, texts, **kwargs) -> SteeredModel:
+    engine = SteeredModel(lm, LAYER, lanes=len(texts), **kwargs)
+    for lane, prompt in enumerate(texts):
         engine.restart(lane, prompt)
     return engine
 
@@ -125,7 +126,7 @@ def test_a_kept_prompt_gives_the_same_logits_with_less_reading(lm):
     handle = lm.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    kept, fresh = engine_with(lm, [prompt], prompt_tokens=64), engine_with(lm, [prompt])
+    kept, fresh = engine_with(lm, [prompt], prompts=PromptStore(1 << 20)), engine_with(lm, [prompt])
     for _ in range(2):
         outputs = []
         for engine in (kept, fresh):
@@ -139,7 +140,7 @@ def test_a_kept_prompt_gives_the_same_logits_with_less_reading(lm):
 
 
 def test_a_prompt_dropped_before_its_first_token_is_not_kept(lm):
-    engine, fresh = engine_with(lm, [PROMPTS[2]], prompt_tokens=64), engine_with(lm, [PROMPTS[2]])
+    engine, fresh = engine_with(lm, [PROMPTS[2]], prompts=PromptStore(1 << 20)), engine_with(lm, [PROMPTS[2]])
     engine.observe()
     engine.restart(0, [0, 5])
     engine.advance(torch.zeros_like(engine.observe()))
