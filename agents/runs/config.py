@@ -16,6 +16,7 @@ from agents.algos import ALGOS
 from agents.runs.folder import RunFolder
 from steer_env.evaluation.masks import MASKS, check_mask_settings
 
+_UNMASKED_OBSERVATIONS = ("both",)  # SB3 cannot nest a dictionary in another
 _NOT_RECORDED = ("resume", "runs_dir")
 
 
@@ -64,6 +65,15 @@ def one_of(names: Sequence[str]) -> PrimitiveConstructorSpec[str]:
 
 
 Mask = Annotated[str, one_of(tuple(MASKS))]
+
+
+def default_mask(algo: str, env_kwargs: Mapping[str, Any]) -> str:
+    """The mask where none is asked for: features by effect, if the algorithm and the actions take a mask at all."""
+    takes = algo in ALGOS and ALGOS[algo].no_mask is None
+    choices = env_kwargs.get("action", "choice") == "choice"
+    return "effects" if takes and choices and env_kwargs.get("observation") not in _UNMASKED_OBSERVATIONS else "off"
+
+
 Head = Literal["linear", "tied"]
 Mirror = Literal["online", "offline", "disabled"]
 
@@ -84,8 +94,8 @@ class TrainConfig:
     """Lanes in one forward pass."""
     seed: int = 0
     """Seed of networks, exploration, masks and the order of items."""
-    mask: Mask = "off"
-    """Which features are legal actions."""
+    mask: Mask | None = None
+    """Which features are legal actions; by default those with distinct effects, where a mask can be."""
     head: Head = "linear"
     """Policy head."""
     env_kwargs: KeyValues = field(default_factory=dict)
@@ -104,6 +114,10 @@ class TrainConfig:
     """Folder of run folders."""
     threads: int = 1
     """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
+
+    def __post_init__(self) -> None:
+        if self.mask is None:
+            object.__setattr__(self, "mask", default_mask(self.algo, self.env_kwargs))
 
     @property
     def folder(self) -> Path:
@@ -165,8 +179,8 @@ class Trainings:
     """Algorithm."""
     algo_kwargs: KeyValues = field(default_factory=dict)
     """Settings of the algorithm."""
-    mask: Mask = "off"
-    """Which features are legal actions."""
+    mask: Mask | None = None
+    """Which features are legal actions; by default those with distinct effects, where a mask can be."""
     head: Head = "linear"
     """Policy head."""
     screen: int | None = None
@@ -183,6 +197,8 @@ class Trainings:
     """Folder of run folders."""
 
     def __post_init__(self) -> None:
+        if self.mask is None:
+            object.__setattr__(self, "mask", default_mask(self.algo, self.env_kwargs))
         for name in ("seeds", "total_timesteps", "num_envs", "jobs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,4 +1,6 @@
-"""What a run's actions mean: where they steer, how hard, along which directions. Kept in its record and checked."""
+"""What a run's actions and observations mean: where it steers, how hard, along which directions, and in which scale it
+sees. Kept in its record and checked.
+"""
 
 import hashlib
 import warnings
@@ -21,15 +23,18 @@ _TOLERANCES = {
     "encoder_means": 1e-2,
 }
 _PROBE_SCALES = (1.0, 10.0, 100.0)
+_DEVIATIONS = 0.02
+"""What statistics of one train split may differ by, measured twice, in deviations."""
 
 
 def steering_record(envs: Any) -> dict[str, Any]:
-    """The record of what actions mean in ``envs``.
+    """The record of what actions and observations mean in ``envs``.
 
     Returns:
         ``layer``, ``site``; ``coefficient`` in residual units; ``features``, the SAE indices behind the actions
         (``{"all": F}`` where they are the whole dictionary), and their hash; ``sae_sha256`` of the decoder directions;
-        ``encoder_means``, mean activations on fixed Gaussian residuals of three sizes.
+        ``encoder_means``, mean activations on fixed Gaussian residuals of three sizes; ``observation``, the ``mean``
+        and the ``deviation`` that observations are measured against, or None.
     """
     parts = unwrap(envs)
     features = np.asarray(parts.features, dtype=np.int64)
@@ -43,6 +48,7 @@ def steering_record(envs: Any) -> dict[str, Any]:
         "features_sha256": hashlib.sha256(features.tobytes()).hexdigest(),
         "sae_sha256": hashlib.sha256(parts.sae.directions.cpu().contiguous().numpy().tobytes()).hexdigest(),
         "encoder_means": _encoder_means(parts.sae),
+        "observation": parts.statistics and {name: rows.tolist() for name, rows in parts.statistics._asdict().items()},
     }
 
 
@@ -66,7 +72,7 @@ def require_same_steering(config: Mapping[str, Any], envs: Any, run: Any) -> Non
 
 
 def require_same_actions(was: Mapping[str, Any], envs: Any) -> None:
-    """Refuse environments whose actions do something else than :func:`steering_record` said.
+    """Refuse environments where actions do, or observations show, something else than :func:`steering_record` said.
 
     Raises:
         RuntimeError: They do (what differs is named).
@@ -77,6 +83,8 @@ def require_same_actions(was: Mapping[str, Any], envs: Any) -> None:
             raise RuntimeError(
                 f"the actions do not mean what they meant in training: {name} was {was[name]}, is {now[name]}"
             )
+    if not _seen_alike(was.get("observation"), now["observation"]):
+        raise RuntimeError("the agent does not see what it saw in training: the statistics of train differ")
 
 
 def same_coefficient(first: float, second: float) -> bool:
@@ -86,6 +94,15 @@ def same_coefficient(first: float, second: float) -> bool:
 
 def _alike(first: Any, second: Any, tolerance: float) -> bool:
     return bool(first == second or (tolerance and np.allclose(first, second, rtol=tolerance, atol=0)))
+
+
+def _seen_alike(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> bool:
+    """Whether observations are measured against the same statistics, or neither against any."""
+    if first is None or second is None:
+        return first is second
+    unit = np.maximum(first["deviation"], 1e-6)
+    shifts = [np.abs(np.subtract(first[name], second[name])) / unit for name in ("mean", "deviation")]
+    return bool(np.max(shifts) <= _DEVIATIONS)
 
 
 def _encoder_means(dictionary: Any) -> list[float]:

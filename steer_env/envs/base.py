@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steer_env.envs.episode import Episode
+    from steer_env.envs.observations import Statistics
     from steer_env.lm.sae import FeatureDictionary
     from steer_env.lm.tokenizer import Tokenizer
     from steer_env.tasks import Task
@@ -79,6 +80,11 @@ class SteerBase:
     def labels(self) -> str | None:
         """Where the features' labels come from (:func:`steer_env.lm.labels.feature_labels`)."""
         return self.episode.scene.labels
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Mean and deviation ``[M]`` of train that observations are measured against; None where they are not."""
+        return self.episode.scene.observation.statistics
 
     @property
     def temperature(self) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.vec_env import SB3VecEnv
-from steer_env.evaluation.masks import MASKS, AdaptiveMask, ScopeMask, make_mask
+from steer_env.evaluation.masks import MASKS, AdaptiveMask, EffectMask, ScopeMask, make_mask
 from tests.toys import CueVectorEnv
 
 MADE = [name for name, spec in MASKS.items() if spec.make is not None]
@@ -61,17 +61,21 @@ def test_off_is_no_mask_and_scopes_are_the_environments() -> None:
         "generation": "generation",
         "all": "all",
         "adaptive": "generation",
+        "effects": "off",
     }
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'sideways'; known masks: off, current, generation, all, adaptive"):
+    with pytest.raises(ValueError, match=r"'sideways'; known masks: off, current, generation, all, adaptive, effects"):
         make_mask("sideways", 5)
     with pytest.raises(ValueError, match="no settings, got width"):
         make_mask("off", 5, width=3)
     for setting, value in (("width", -1), ("beta", np.nan), ("tries", 0), ("interval", 0), ("discount", 0.0)):
         with pytest.raises(ValueError, match=f"{setting} is out of range, got {value}"):
             AdaptiveMask(5, **{setting: value})
+    for setting, value in (("states", 1), ("first", 0), ("each", 0)):
+        with pytest.raises(ValueError, match=f"{setting} is out of range, got {value}"):
+            EffectMask(5, **{setting: value})
 
 
 def test_bounds_by_hand() -> None:
@@ -165,3 +169,21 @@ def test_vec_env_tells_the_mask_what_happened() -> None:
     np.testing.assert_array_equal(mask.counts, uses[:-1])
     np.testing.assert_allclose(mask.sums, sums[:-1])
     assert isinstance(ScopeMask(3).state_dict(), dict)
+
+
+def test_what_is_kept_by_effect_is_legal_whatever_is_active_and_survives_a_checkpoint() -> None:
+    mask = EffectMask(7)
+    active = np.eye(6, 7, dtype=bool)
+    assert mask.legal(active).all(), "all features are open before any is looked at"
+    mask.keep([1, 4], tokens=30)
+    assert (np.flatnonzero(mask.legal(active)[0]) == [1, 4, 6]).all()
+    resumed = EffectMask(7)
+    resumed.load_state_dict(mask.state_dict())
+    assert resumed.tokens == 30
+    np.testing.assert_array_equal(resumed.legal(active), mask.legal(active))
+    mask.keep([], tokens=30)
+    assert mask.legal(active).all(), "where nothing changes anything nothing is closed"
+    with pytest.raises(ValueError, match=r"shape \(6,\), this mask has 3 features"):
+        EffectMask(4).load_state_dict(resumed.state_dict())
+    with pytest.raises(ValueError, match="lacks tokens"):
+        EffectMask(7).load_state_dict({"listed": np.ones(6, dtype=bool)})
