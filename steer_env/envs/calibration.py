@@ -1,8 +1,16 @@
 """What unsteered episodes show at the tokens an agent would steer: how large residuals are, which features fire."""
 
+import hashlib
+import json
+import os
+import threading
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +38,35 @@ class Calibration:
 
     residual_norm: float
     frequent: tuple[int, ...]
+
+
+def kept_calibration(scene: Scene, identity: Mapping[str, Any], folder: Path) -> Calibration:
+    """The result of :func:`calibrate`, from the file that an earlier process left of it, or measured and left there.
+
+    Args:
+        scene: As for :func:`calibrate`.
+        identity: All that the result depends on beside the prompts of the scene's first items; values are JSON or
+            text.
+        folder: Where the files are, made when there is none. Where it cannot be written, nothing is left.
+
+    Raises:
+        SteeringError: As :func:`calibrate` does.
+    """
+    tokens = [scene.tokenizer.prompt(scene.task.start(item).opening) for item in _first_items(scene)]
+    record = {"version": 1, **identity, "prompts": tokens}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
+    path = folder / f"{digest[:40]}.json"
+    try:
+        kept = json.loads(path.read_text())
+        return Calibration(float(kept["residual_norm"]), tuple(map(int, kept["frequent"])))
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or none of ours: it is written anew
+        measured = calibrate(scene)
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        beside.write_text(json.dumps(asdict(measured)))
+        beside.replace(path)
+    return measured
 
 
 def calibrate(scene: Scene) -> Calibration:
