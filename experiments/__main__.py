@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 import traceback
 import warnings
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium as gym
 
@@ -73,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    try:
+        args, place = without_prompt_store(args)
+    except ValueError as error:
+        print(f"steer: {error}", file=sys.stderr)
+        return 2
     if not args or args[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -83,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     warnings.showwarning = _show_warning
     try:
-        return run(name, flags)
+        with patch.dict(
+            os.environ, {"STEER_PROMPT_STORE": place} if place else {}
+        ):  # the processes it starts inherit it
+            return run(name, flags)
     except KeyboardInterrupt as stopped:
         print(f"\nsteer {name}: stopped. {stopped}".rstrip(), file=sys.stderr)
         return 130
@@ -92,6 +102,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"steer {name}: {' '.join(str(error).split())} (--debug shows where)", file=sys.stderr)
         return 2
+
+
+def without_prompt_store(args: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without ``--prompt-store DIR|off``, and what it says; None where it is not among them.
+
+    Where prompts are kept changes nothing that a command computes: it is no setting of any, nor recorded by one.
+
+    Raises:
+        ValueError: Nothing follows the flag.
+    """
+    left, place = [], None
+    rest = iter(args)
+    for arg in rest:
+        flag, equals, value = arg.partition("=")
+        if flag != "--prompt-store":
+            left.append(arg)
+            continue
+        place = value if equals else next(rest, "")
+        if not place or place.startswith("--"):
+            raise ValueError("--prompt-store needs a folder, or 'off' for memory alone")
+    return left, place
 
 
 def run(name: str, flags: Sequence[str]) -> int:
@@ -128,7 +159,10 @@ def parse(name: str, module: ModuleType, flags: Sequence[str]) -> Any:
 def overview() -> str:
     """The help text of ``steer`` itself: every command, by group."""
     width = max(map(len, COMMANDS))
-    lines = ["usage: steer COMMAND [FLAGS]   (steer COMMAND --help lists its flags; --debug shows tracebacks)"]
+    lines = [
+        "usage: steer COMMAND [FLAGS]   (steer COMMAND --help lists its flags; --debug shows tracebacks;",
+        "       --prompt-store DIR keeps prompts that were read there, --prompt-store off in memory alone)",
+    ]
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         lines += ["", f"{group}:"]
         lines += [f"  {name:{width}}  {row.about}" for name, row in COMMANDS.items() if row.group == group]

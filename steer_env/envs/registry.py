@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from steer_env.envs.actions import Actuator, FeatureChoice, FeatureStrengths, chosen_features
-from steer_env.envs.calibration import CALIBRATION_LANES, Calibration, calibrate
+from steer_env.envs.calibration import CALIBRATION_LANES, Calibration, calibrate, kept_calibration
 from steer_env.envs.context import require_context
 from steer_env.envs.env import SteerEnv
 from steer_env.envs.judges import with_judges
@@ -218,12 +218,23 @@ def _on_train(options: Options, task: Task) -> Options:
 
 @lru_cache(maxsize=32)
 def _calibration(settings: Settings, options: Options) -> Calibration:
-    """What unsteered episodes of the train split show; measured once a process for the same settings."""
+    """What unsteered episodes of the train split show; measured once for the same settings and kept with prompts."""
     try:
         parts, task = _load(settings), _make_task(settings, options)
         still = FeatureChoice(parts.sae.directions, chosen_features(None, parts.sae.width), 0.0)
         plain = dataclasses.replace(settings, observation="residual")
-        return calibrate(_make_scene(plain, parts, Source(parts.sae, task), still, CALIBRATION_LANES))
+        scene = _make_scene(plain, parts, Source(parts.sae, task), still, CALIBRATION_LANES)
+        disk = prompt_store(parts.lm, settings.prompt_store).folder
+        if disk is None:
+            return calibrate(scene)
+        identity = {
+            "model": disk.model,
+            "sae": parts.sae.sha256(),
+            "settings": dataclasses.asdict(dataclasses.replace(settings, prompt_store=None)),
+            "options": options,
+            "data": task.data_record(),
+        }
+        return kept_calibration(scene, identity, disk.folder / "calibrations")
     except ValueError as error:
         raise SteeringError(
             f"what actions mean is measured on the train split, which failed: {error}. To measure nothing, give "

@@ -29,7 +29,7 @@ class Settings:
         site: ``"post"`` or ``"pre"``.
         coefficient: ``c``, in ``coefficient_unit``.
         coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``. Where no card
-            holds that norm, it is measured on the first 64 items of the train split that have room in the model's
+            holds that norm, it is measured on 64 items from all over the train split that have room in the model's
             context, unsteered, at every token that an action would steer; without the task's narrowing arguments
             (``few_shot``, ``subject``, ``category``), so that a coefficient means the same with and without them.
         chat: Whether prompts are put into the tokenizer's chat template.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import threading
 import warnings
 import zlib
@@ -13,8 +14,6 @@ from array import array
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from steer_env.errors import first_line
 from steer_env.lazy import torch
@@ -25,14 +24,16 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 30
 """Bound of all files below a folder; no more than half of what the disk could hold besides other things."""
 _MAGIC = b"SteerPr1"
+_PREFIX = struct.Struct("<8sII")  # magic, checksum, length of the header
 _SUFFIX = ".prompt"
 
 
 class PromptFolder:
     """The files of one model in a folder that may hold several models'.
 
-    A file is eight bytes of magic, four of the header's length, the header in JSON, and the rows. Nothing that is not
-    whole and of the same model, type, kind and tokens is ever used. What fails costs one warning, and is done without.
+    A file is a magic word, the checksum of what follows it, the header's length, the header in JSON, and the rows.
+    Nothing that is not whole and of the same model, type, kind and tokens is ever used. What fails costs one warning,
+    and is done without.
 
     Args:
         folder: The folder, made when something is written.
@@ -44,6 +45,7 @@ class PromptFolder:
 
     def __init__(self, folder: Path, model: str, dtype: str, max_bytes: int | None = None):
         self.folder = folder
+        self.model = model
         self._own = folder / f"{model[:16]}-{dtype}"
         self._identity = {"model": model, "dtype": dtype}
         self._dtype: Any = getattr(torch, dtype)
@@ -62,13 +64,13 @@ class PromptFolder:
         """The rows ``[tokens of the piece, D]``, or None where there is no such file or it cannot be used."""
         path = self.path(kind, tokens)
         try:
-            content = np.fromfile(path, dtype=np.uint8)
+            content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             self._warn(f"cannot read {path} ({first_line(error)}): its prompt is read anew")
             return None
-        if content[:8].tobytes() != _MAGIC:
+        if not content.startswith(_MAGIC):
             self._warn(f"{path} is no file of read prompts: it is left as it is and not used")
             return None
         rows = self._rows(content, kind, tokens)
@@ -83,14 +85,12 @@ class PromptFolder:
         path = self.path(kind, tokens)
         if not self._writable or path.exists():
             return
-        data = rows.contiguous().view(torch.uint8).numpy().tobytes()
-        record = self._record(kind, tokens) | {"shape": list(rows.shape), "crc32": zlib.crc32(data)}
-        header = json.dumps(record).encode()
+        header = json.dumps(self._record(kind, tokens) | {"shape": list(rows.shape)}).encode()
+        body = header + rows.contiguous().view(torch.uint8).numpy().tobytes()
         beside = path.with_name(f"{path.stem}-{os.getpid()}-{threading.get_ident()}{_SUFFIX}")
         try:
             self._own.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                file.writelines((_MAGIC, len(header).to_bytes(4, "little"), header, data))
+            beside.write_bytes(_PREFIX.pack(_MAGIC, zlib.crc32(body), len(header)) + body)
             beside.replace(path)
         except OSError as error:
             self._writable = False
@@ -98,7 +98,7 @@ class PromptFolder:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
         else:
-            self._make_room(len(header) + len(data) + 12)
+            self._make_room(len(body))
 
     def touch(self, kind: str, tokens: tuple[int, ...]) -> None:
         """Note that a piece was used now."""
@@ -108,17 +108,18 @@ class PromptFolder:
     def _record(self, kind: str, tokens: tuple[int, ...]) -> dict[str, Any]:
         return {**self._identity, "kind": kind, "tokens": list(tokens)}
 
-    def _rows(self, content: np.ndarray, kind: str, tokens: tuple[int, ...]) -> Tensor | None:
-        start = 12 + int.from_bytes(content[8:12].tobytes(), "little")
-        try:
-            header = json.loads(content[12:start].tobytes())
-            shape, checksum = header.pop("shape"), header.pop("crc32")
-        except (ValueError, KeyError, AttributeError):
+    def _rows(self, content: bytes, kind: str, tokens: tuple[int, ...]) -> Tensor | None:
+        if len(content) < _PREFIX.size:
             return None
-        data = content[start:]
-        if header != self._record(kind, tokens) or zlib.crc32(data) != checksum:
+        _, checksum, length = _PREFIX.unpack_from(content)
+        body = memoryview(content)[_PREFIX.size :]
+        if zlib.crc32(body) != checksum:
             return None
-        return torch.from_numpy(data.copy()).view(self._dtype).reshape(shape)
+        header = json.loads(bytes(body[:length]))
+        shape = header.pop("shape")
+        if header != self._record(kind, tokens):
+            return None
+        return torch.frombuffer(bytearray(body[length:]), dtype=self._dtype).reshape(shape)
 
     def _make_room(self, written: int) -> None:
         """Remove the files used least recently when the folder has outgrown its bound; asked now and then only."""

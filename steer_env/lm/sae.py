@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,14 @@ class FeatureDictionary:
     def width(self) -> int:
         """Number of features ``F``."""
         return self.directions.shape[0]
+
+    def sha256(self) -> str:
+        """Hash of the directions and of what the encoder makes of the first of them, small and large."""
+        probes = torch.cat([self.directions[:32] * scale for scale in (1, 10, 100)])
+        digest = hashlib.sha256()
+        for tensor in (self.directions, self.encode(probes)):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def encode(self, residual: Tensor) -> Tensor:
         """Activations ``[..., F]`` float32 of residuals ``[..., M]``; more than zero means active."""

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from steer_env.envs import calibration, registry
+from steer_env.envs.calibration import Calibration, calibrate
 from steer_env.envs.registry import make_env
 from steer_env.errors import SteeringError
 from steer_env.tasks import TASKS
@@ -53,3 +55,32 @@ def test_training_items_that_the_model_cannot_read_are_passed_over(tiny, mmlu):
     assert coefficient(tiny, {**mmlu(long + short), "template": "crl"}, split="test") == measured
     with pytest.raises(SteeringError, match=r"none of the first 2 items has room in the model's context of 64 tokens"):
         coefficient(tiny, {**mmlu(long + long), "max_new_tokens": 2}, split="test")
+
+
+def test_a_later_process_finds_what_an_earlier_one_measured(tiny, mmlu, tmp_path, monkeypatch):
+    """A process of its own is one that has measured nothing: whatever differs in what is measured is measured anew."""
+    given = mmlu([question(f"{i} 7 8 9") for i in range(20)])
+    measured: list[float] = []
+
+    def measuring(scene):
+        measured.append(calibrate(scene).residual_norm)
+        return Calibration(measured[-1], tuple(range(scene.dictionary.width)))
+
+    def again(given=given, **more) -> float:
+        registry._calibration.cache_clear()
+        return coefficient(tiny, given, split="test", prompt_store=str(tmp_path / "kept"), **more)
+
+    monkeypatch.setattr(calibration, "calibrate", measuring)
+    first = again()
+    assert again() == first == measured[0]
+    assert again(observation="residual", limit=3) == first
+    assert len(measured) == 1
+    assert again({**given, "max_new_tokens": 3}) != first
+    mmlu([question(f"{i} 9 8 7") for i in range(20)])
+    assert again() != first
+    assert len(measured) == 3
+    for path in (tmp_path / "kept" / "calibrations").iterdir():
+        path.write_text("{")
+    again()
+    assert len(measured) == 4, "a damaged file is measured anew"
+    assert len(list((tmp_path / "kept" / "calibrations").iterdir())) == 3
