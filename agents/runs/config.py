@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import gymnasium as gym
 from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.algos import ALGOS
@@ -67,11 +68,13 @@ def one_of(names: Sequence[str]) -> PrimitiveConstructorSpec[str]:
 Mask = Annotated[str, one_of(tuple(MASKS))]
 
 
-def default_mask(algo: str, env_kwargs: Mapping[str, Any]) -> str:
-    """The mask where none is asked for: features by effect, if the algorithm and the actions take a mask at all."""
+def default_mask(algo: str, env: str, env_kwargs: Mapping[str, Any]) -> str:
+    """The mask where none is asked for: features by effect, if the algorithm and the environment take a mask at all."""
+    spec = gym.registry.get(env.rpartition(":")[2])
+    given = {**(spec.kwargs if spec else {}), **env_kwargs}
     takes = algo in ALGOS and ALGOS[algo].no_mask is None
-    choices = env_kwargs.get("action", "choice") == "choice"
-    return "effects" if takes and choices and env_kwargs.get("observation") not in _UNMASKED_OBSERVATIONS else "off"
+    choices = given.get("action", "choice") == "choice"
+    return "effects" if takes and choices and given.get("observation") not in _UNMASKED_OBSERVATIONS else "off"
 
 
 Head = Literal["linear", "tied"]
@@ -117,7 +120,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.mask is None:
-            object.__setattr__(self, "mask", default_mask(self.algo, self.env_kwargs))
+            object.__setattr__(self, "mask", default_mask(self.algo, self.env, self.env_kwargs))
 
     @property
     def folder(self) -> Path:
@@ -198,7 +201,7 @@ class Trainings:
 
     def __post_init__(self) -> None:
         if self.mask is None:
-            object.__setattr__(self, "mask", default_mask(self.algo, self.env_kwargs))
+            object.__setattr__(self, "mask", default_mask(self.algo, self.env, self.env_kwargs))
         for name in ("seeds", "total_timesteps", "num_envs", "jobs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

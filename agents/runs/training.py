@@ -100,7 +100,7 @@ class Training:
         else:
             model = fresh_agent(settings, envs, vec_env)
             if isinstance(mask, EffectMask):
-                list_by_effect(mask, envs)
+                _look_for_effects(mask, envs, settings["total_timesteps"])
                 model.num_timesteps = mask.tokens
         vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
         run = resumed or RunFolder.create(path, _record(settings, envs))
@@ -160,6 +160,18 @@ class Training:
             save_mask(self.mask, self.run.path)
         part.replace(self.run.path / "policy.zip")
         tracker.table("last_episodes", deque(self.run.rows("episodes"), maxlen=100))
+
+
+def _look_for_effects(mask: EffectMask, envs: Any, total: int) -> None:
+    """Spend the first tokens of training on what features do."""
+    least = mask.first * len(unwrap(envs).features)
+    if least < total:
+        list_by_effect(mask, envs)
+    if max(least, mask.tokens) >= total:
+        raise ValueError(
+            f"to see what each of {len(unwrap(envs).features)} features does takes {max(least, mask.tokens)} tokens, "
+            f"which leaves none of total_timesteps={total} to learn from: give more, or mask 'off'"
+        )
 
 
 def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_training_items_that_the_model_cannot_read_are_passed_over(tiny, mmlu):
     short, long = [question(f"{i} 7 8 9") for i in range(100)], [question("1 " * 100)]
     measured = coefficient(tiny, mmlu(short[:64]), split="test")
     assert coefficient(tiny, {**mmlu(long + short), "template": "crl"}, split="test") == measured
-    with pytest.raises(SteeringError, match=r"none of the first 2 items has room in the model's context of 64 tokens"):
+    with pytest.raises(SteeringError, match=r"none of 2 items has room in the model's context of 64 tokens"):
         coefficient(tiny, {**mmlu(long + long), "max_new_tokens": 2}, split="test")
 
 

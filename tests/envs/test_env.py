@@ -16,6 +16,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import steer_env  # noqa: F401  (registers the ids)
+from steer_env.envs.observations import OBSERVATIONS
 from tests.conftest import FEATURES, WIDTH
 
 IDS = ["Steer-TicTacToe-v0", "AutoSteer-TicTacToe-v0"]
@@ -40,7 +41,7 @@ def test_gymnasium_accepts_it(make):
 
 
 def test_gymnasium_accepts_it_with_every_observation(make):
-    for observation in ("normalized", "prompted", "residual", "features", "board", "both"):
+    for observation in OBSERVATIONS:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(infinity|inf).*")  # a raw residual has no bound
             check_env(make(observation=observation).unwrapped, skip_render_check=True)
