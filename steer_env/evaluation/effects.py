@@ -20,6 +20,9 @@ from steer_env.evaluation.controls import idle, pushes
 from steer_env.evaluation.masks import EffectMask
 from steer_env.evaluation.play import PATIENCE
 
+_SHORTLISTED = 8
+"""So many times as many features are tried in more states as are kept of each kind."""
+
 Words = npt.NDArray[np.object_]
 
 
@@ -48,12 +51,13 @@ class Effects:
         """A few features, in ascending order, that bring about whatever any of the features that change something does.
 
         What a feature brings about is a state and the words there, the unsteered ones too. The list is built greedily
-        (Nemhauser, Wolsey and Fisher 1978): the next is the one that adds most.
+        (Nemhauser, Wolsey and Fisher 1978): the next is the one that adds most, of those tried in every state.
 
         Args:
             each: Features that bring about the same at least, where there are so many.
         """
-        able = np.flatnonzero(self.changed)
+        tried = np.not_equal(self.words, None).all(axis=1)
+        able = np.flatnonzero(self.changed & (tried if tried.any() else True))
         said = self.words[able]
         columns = [said[:, state] == words for state in range(said.shape[1]) for words in set(said[:, state]) - {None}]
         reach = np.array(columns, dtype=bool).T.reshape(len(able), len(columns))
@@ -77,17 +81,18 @@ def list_by_effect(mask: EffectMask, envs: Any) -> None:
     dealt = unwrap(envs).dealt
     places = np.random.default_rng(0).permutation(len(dealt))[: mask.states]
     states = [dealt[place] for place in places.tolist()]
-    found = find_effects(envs, states[: mask.first], states[mask.first :], seed=0)
+    found = find_effects(envs, states[: mask.first], states[mask.first :], _SHORTLISTED * mask.each, seed=0)
     mask.keep(found.cover(mask.each), found.tokens)
 
 
-def find_effects(envs: Any, first: Sequence[int], later: Sequence[int], seed: int) -> Effects:
-    """Push each feature once where the model's turn begins: in a few states all, in more those that changed something.
+def find_effects(envs: Any, first: Sequence[int], later: Sequence[int], each: int, seed: int) -> Effects:
+    """Push each feature once where the model's turn begins: in a few states all, in more those that seem to do most.
 
     Args:
         envs: What ``gym.make_vec`` returned, with actions that choose features.
         first: Items in which every feature is tried.
-        later: Items in which those are tried that changed something in the first.
+        later: Items in which a cover of what happened in the first is tried again.
+        each: Of that cover, as :meth:`Effects.cover` has it.
         seed: Seed of sampled decoding.
 
     Raises:
@@ -100,10 +105,10 @@ def find_effects(envs: Any, first: Sequence[int], later: Sequence[int], seed: in
     words = np.full((len(choices), len(first) + len(later)), None, dtype=object)
     words[:, : len(first)], tokens = _said(envs, choices, first, seed)
     found = Effects(words, alone[0], spent + tokens)
-    able = np.flatnonzero(found.changed)
-    if not later or len(able) == 0:
+    shortlist = Effects(words[:, : len(first)], alone[0, : len(first)], 0).cover(each)
+    if not later or not shortlist:
         return found
-    words[able, len(first) :], tokens = _said(envs, choices[able], later, seed)
+    words[shortlist, len(first) :], tokens = _said(envs, choices[shortlist], later, seed)
     return Effects(words, alone[0], found.tokens + tokens)
 
 

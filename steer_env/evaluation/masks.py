@@ -235,7 +235,7 @@ class EffectMask:
         Args:
             n_actions: A, the no-op included.
             seed: There for the table: the list is the same for all seeds of training.
-            states: Items of train in which features are pushed that change something in the first few.
+            states: Items of train in which the features are pushed that seem to do most in the first few.
             first: Of these, in which every feature is pushed.
             each: Features that bring about the same at least, where there are so many.
 
