@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -129,10 +129,16 @@ def fit_sae(
         n_batches_for_norm_estimate=20,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    return SAETrainer(trainer_cfg, sae, batches).fit().eval()
+    return _Trainer(trainer_cfg, sae, batches).fit().eval()
 
 
-@torch.no_grad()
+class _Trainer(SAETrainer):
+    """SAELens's trainer with a bar that moves at every step: a hundred steps can take minutes."""
+
+    def _update_pbar(self, step_output: Any, pbar: Any, update_interval: int = 1) -> None:
+        pbar.update(self.cfg.train_batch_size_samples)
+
+
 def residuals(lm: Any, tokens: Tensor, layer: int, site: str = "post") -> Tensor:
     """``[B, T, M]`` residuals of a causal LM at one block for ``[B, T]`` token ids.
 
@@ -141,20 +147,34 @@ def residuals(lm: Any, tokens: Tensor, layer: int, site: str = "post") -> Tensor
     Raises:
         SteeringError: the site is unknown or the layer out of range.
     """
-    seen: list[Tensor] = []
+    return residuals_of_blocks(lm, tokens, (layer,), site)[layer]
 
-    def stop(hidden: Tensor) -> None:
-        seen.append(hidden)
-        raise _ReachedError  # what lies above the block would be computed for nothing
 
-    inputs = {"input_ids": tokens, "use_cache": False, **forward_options(lm)}
+@torch.no_grad()
+def residuals_of_blocks(lm: Any, tokens: Tensor, layers: Sequence[int], site: str = "post") -> dict[int, Tensor]:
+    """``[B, T, M]`` residuals at each of several blocks, from one pass that ends at the highest of them.
+
+    Otherwise as :func:`residuals`.
+    """
+    seen: dict[int, Tensor] = {}
+    top = max(layers)
+
+    def keep(layer: int, hidden: Tensor) -> None:
+        seen[layer] = hidden
+        if layer == top:
+            raise _ReachedError  # what lies above the block would be computed for nothing
+
+    def hooked(inner: Any, layer: int) -> Callable[..., Any]:
+        block = find_block(lm, layer, site)
+        return lambda **inputs: hooked_pass(inner, inputs, block, site, partial(keep, layer))
+
     with suppress(_ReachedError):
-        hooked_pass(lm, inputs, find_block(lm, layer, site), site, stop)
-    return seen[0]
+        reduce(hooked, layers, lm)(input_ids=tokens, use_cache=False, **forward_options(lm))
+    return seen
 
 
 class _ReachedError(Exception):
-    """The pass has come to the block that is read."""
+    """The pass has come to the highest block that is read."""
 
 
 @torch.no_grad()
@@ -218,8 +238,13 @@ def loss_recovered(
             losses[name] += _summed_loss(logits, rows, mask)
     count = int((read[:, :-1] & read[:, 1:]).sum())
     losses = {name: loss / count for name, loss in losses.items()}
+    return {**losses, "recovered": recovered_share(losses)}
+
+
+def recovered_share(losses: Mapping[str, float]) -> float:
+    """The share of the way from the loss with zeros to the plain one that the reconstruction leads back."""
     back = losses["loss_zeroed"] - losses["loss_reconstructed"]
-    return {**losses, "recovered": back / (losses["loss_zeroed"] - losses["loss_plain"])}
+    return back / (losses["loss_zeroed"] - losses["loss_plain"])
 
 
 _INSTEAD: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -227,6 +252,7 @@ _INSTEAD: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "loss_reconstructed": lambda sae, hidden: sae(hidden.float()),
     "loss_zeroed": lambda sae, hidden: torch.zeros_like(hidden),
 }
+LOSSES = tuple(_INSTEAD)
 
 
 def _replaced(sae: Any, instead: Callable[[Any, Tensor], Tensor], mask: Tensor, hidden: Tensor) -> Tensor:
