@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+import textwrap
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,6 +51,7 @@ class MakeSAEConfig:
         measured: Held-out tokens measured on, at most.
         lr: Learning rate of the SAE.
         batch: Residuals per training step.
+        dead_after: Training steps without firing after which a feature counts as dead and is trained to come back.
         rows: Windows per forward pass of the model.
         seed: Of the SAE's weights, of the order of the prompts and of the residuals.
         device: cpu, cuda, or auto.
@@ -79,7 +81,8 @@ class MakeSAEConfig:
     held_out: float = 0.05
     measured: int = 50_000
     lr: float = 1e-3
-    batch: int = 1_024
+    batch: int = 256
+    dead_after: int = 30
     rows: int = 16
     seed: int = 0
     device: str = "auto"
@@ -120,6 +123,7 @@ class MakeSAEConfig:
             architecture=self.architecture,
             sparsity=self.sparsity,
             scaled=True,
+            dead_after=self.dead_after,
         )
 
 
@@ -232,7 +236,7 @@ def _check(cfg: MakeSAEConfig) -> None:
         raise ValueError(f"sink must be more than 1 time the median norm, got {cfg.sink}")
     if cfg.save not in ("float32", "float16"):
         raise ValueError(f"save must be float32 or float16, got {cfg.save!r}")
-    for name, least in {"rows": 1, "measured": 1, "read": 1, "reply": 1, "chat": 0}.items():
+    for name, least in {"rows": 1, "measured": 1, "read": 1, "reply": 1, "dead_after": 1, "chat": 0}.items():
         if getattr(cfg, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(cfg, name)}")
     for layer in cfg.layer:
@@ -303,5 +307,24 @@ def _card_text(card: dict[str, Any]) -> str:
 |---|---|---|
 {rows}
 
-Made by `steer make-sae`; settings, versions and hashes are in `card.json`.
+Versions and hashes are in `card.json`. Made by:
+
+```sh
+{_command(c)}
+```
 """
+
+
+def _command(config: dict[str, Any]) -> str:
+    """The command line of a card's settings, those alone that are not the defaults."""
+    words = ["steer make-sae"]
+    for field in fields(MakeSAEConfig):
+        value = config.get(field.name, field.default)
+        if value == field.default or value == []:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-"))
+        else:
+            words.append(" ".join([flag, *map(str, value if isinstance(value, list) else [value])]))
+    return textwrap.fill(" ".join(words), 110, break_on_hyphens=False, break_long_words=False).replace("\n", " \\\n  ")

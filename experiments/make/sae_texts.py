@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def files(paths: Sequence[Path], held_out: float, tokenizer: Any, context: int) 
     for path in paths:
         corpus = Corpus(path, held_out)
         corpus.count()
-        sources[path.name] = lambda held, corpus=corpus: read(corpus, held)
+        sources[path.name] = partial(read, corpus)
     return sources
 
 
@@ -78,9 +79,11 @@ def _prompts(asked: str, seed: int) -> Prompts:
 def plain(asked: Sequence[Prompts], tokenizer: Any, context: int) -> dict[str, Texts]:
     """A source for each task: prompts as they stand, the first ``context`` tokens of each."""
     begin = Tokenizer(tokenizer).prompt
-    return {
-        rows.name: lambda held, rows=rows: (list(begin(text))[:context] for text in rows.texts(held)) for rows in asked
-    }
+
+    def read(rows: Prompts, held: bool) -> Iterator[list[int]]:
+        return (list(begin(text))[:context] for text in rows.texts(held))
+
+    return {rows.name: partial(read, rows) for rows in asked}
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,9 @@ class Chat:
 
     def sources(self, asked: Sequence[Prompts], context: int) -> dict[str, Texts]:
         """A source for each task: prompts in the chat template, each with the model's reply."""
-        return {f"{rows.name}, chat": lambda held, rows=rows: self._answered(rows, held, context) for rows in asked}
+        return {f"{rows.name}, chat": partial(self._answered, context, rows) for rows in asked}
 
-    def _answered(self, asked: Prompts, held_out: bool, context: int) -> list[list[int]]:
+    def _answered(self, context: int, asked: Prompts, held_out: bool) -> list[list[int]]:
         tokenizer = Tokenizer(self.tokenizer, chat=True)
         count = -(-self.count // 10) if held_out else self.count
         last = asked.texts(held_out)[-count:]  # the first are read as they stand

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial, reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from steer_env.lm.passes import hooked_pass
 from steer_env.lm.sae_config import SAEConfig, check
 
 _CHUNK = 4096
+_SEEN_FIRST = 20  # batches from which mean and scale are taken
 
 
 def _topk(cfg: SAEConfig, common: dict[str, Any]) -> Any:
@@ -118,6 +120,7 @@ def fit_sae(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # SAELens takes no generator for its initial weights
         sae = _BUILDERS[cfg.architecture](cfg, common).to(device)
+    _begin_at_mean(sae, list(islice(batches, _SEEN_FIRST)), cfg.scaled)
     trainer_cfg = SAETrainerConfig(
         total_training_samples=cfg.samples,
         train_batch_size_samples=cfg.batch,
@@ -126,10 +129,18 @@ def fit_sae(
         lr_decay_steps=cfg.samples // cfg.batch // 5,
         device=device,
         dead_feature_window=cfg.dead_after,
-        n_batches_for_norm_estimate=20,
+        n_batches_for_norm_estimate=_SEEN_FIRST,
         logger=LoggingConfig(log_to_wandb=False),
     )
     return _Trainer(trainer_cfg, sae, batches).fit().eval()
+
+
+@torch.no_grad()
+def _begin_at_mean(sae: Any, batches: Sequence[Tensor], scaled: bool) -> None:
+    """Let the decoder's bias begin at the mean residual: else features near it fire everywhere and the others die."""
+    acts = torch.cat(list(batches)).to(sae.b_dec)
+    scale = acts.shape[1] ** 0.5 / acts.norm(dim=1).mean() if scaled else 1.0
+    sae.b_dec.copy_(scale * acts.mean(dim=0))
 
 
 class _Trainer(SAETrainer):

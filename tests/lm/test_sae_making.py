@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,16 @@ import numpy as np
 import pytest
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import experiments.make.sae
 import steer_env  # noqa: F401  # registers the environments
+from experiments.__main__ import parse
 from experiments.make.sae import MakeSAEConfig, main
+from steer_env.lm import residual_store, sae_training
 from steer_env.lm.loading import weights_sha256
 from steer_env.lm.sae_config import ARCHITECTURES, SAEConfig
 from steer_env.lm.sae_sources import open_sae
@@ -322,6 +328,48 @@ def test_what_is_measured_on_was_never_trained_on(config: MakeSAEConfig, monkeyp
     trained, measured = map(set, reads)
     assert not measured & trained
     assert measured | trained == set(read_documents(config.text[0]))
+
+
+def test_the_cards_command_makes_the_same_sae_again(config: MakeSAEConfig, tmp_path: Path) -> None:
+    main(replace(config, save="float16", skip_first=False))
+    command = (config.folder(1) / "CARD.md").read_text().split("```sh\n")[1].split("\n```")[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["steer", "make-sae"]
+    again = parse("make-sae", experiments.make.sae, words[2:])
+    assert again.record(1) == config.record(1) | {"save": "float16", "skip_first": False}
+    assert "Path" not in command
+    assert str(tmp_path) not in command
+
+
+def test_blocks_share_a_pass_and_a_command_goes_on_where_it_was(config: MakeSAEConfig, monkeypatch) -> None:
+    both = replace(config, layer=(0, 2))
+    first = main(both)
+    assert sorted(path.name for path in config.out.iterdir()) == ["block-00", "block-02"]
+    assert SAE.load_from_disk(both.folder(2)).cfg.metadata.hook_name == "blocks.2.hook_resid_post"
+    shutil.rmtree(both.folder(2))
+    trained: list[str] = []
+    fit = sae_training.fit_sae
+    monkeypatch.setattr(sae_training, "fit_sae", lambda *args: trained.append(args[3]["hook_name"]) or fit(*args))
+    monkeypatch.setattr(residual_store, "residuals_of_blocks", lambda *args: pytest.fail("read again"))
+    assert main(both) == first
+    assert trained == ["blocks.2.hook_resid_post"]
+    assert main(replace(config, layer=(2,), out=config.out / "alone"))[2]["sha256"] == first[2]["sha256"]
+    with pytest.raises(ValueError, match=r"block-00 is there already and is never overwritten"):
+        main(replace(both, seed=1))
+
+
+def test_an_sae_saved_in_float16_is_used_in_float32(config: MakeSAEConfig) -> None:
+    main(replace(config, save="float16"))
+    weights = load_file(config.folder(1) / "sae_weights.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    dictionary = open_sae(str(config.folder(1)))
+    assert dictionary.directions.dtype == torch.float32
+    assert torch.equal(dictionary.directions, weights["W_dec"].float())
+    acts = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0))
+    hidden = (acts - weights["b_dec"].float()) @ weights["W_enc"].float() + weights["b_enc"].float()
+    strongest = hidden.relu().topk(4, dim=1)
+    expected = torch.zeros(5, 24).scatter(1, strongest.indices, strongest.values)
+    torch.testing.assert_close(dictionary.encode(acts), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_overwritten(config: MakeSAEConfig) -> None:
