@@ -31,8 +31,11 @@ def presets() -> Rows:
         yield name, "the same by name, for tasks of your own", "the card's", "no download"
     for name, row in steer_env.PRESETS.items():
         where = f"{row.site} of block {row.layer}"
+        others = ", ".join(str(layer) for layer in row.saes if layer != row.layer)
         needs = f"licence on the hub (else {row.alternative})" if row.gated else "download"
-        yield name, row.model, where, needs
+        if row.saes:
+            needs += " of the model alone"
+        yield name, row.model, f"{where} (layer= {others} too)" if others else where, needs
 
 
 def algorithms() -> Rows:

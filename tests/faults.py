@@ -1022,6 +1022,41 @@ FAULTS = [
         "stats.norm.ppf(0.975)",
         "test_intervals_over_few_runs_cover",
     ),
+    Fault(
+        "attention sinks are trained on",
+        "Residuals.batches",
+        "(self.norms <= limit).nonzero()[:, 0]",
+        "torch.arange(len(self.norms))",
+        "test_sinks_by_norm_are_never_served",
+    ),
+    Fault(
+        "half a row that a stopped job left stays on disk",
+        "BlockFile.cut",
+        "file.truncate(size)",
+        "pass",
+        "test_a_job_that_was_stopped_goes_on_where_it_was",
+    ),
+    Fault(
+        "residuals of another model are taken for this one's",
+        "read_residuals",
+        "weights_sha256(lm)",
+        '""',
+        "test_what_is_read_otherwise_is_read_anew",
+    ),
+    Fault(
+        "prompts of validation are trained on",
+        "Prompts.texts",
+        '"validation" if held_out else "train"',
+        '"train" if held_out else "validation"',
+        "test_prompts_are_windows_that_begin_as_generation_would",
+    ),
+    Fault(
+        "another layer keeps the preset's first SAE",
+        "_located",
+        "settings.sae is None and row.layer in row.saes",
+        "False",
+        "test_a_layer_takes_the_presets_sae_of_that_block",
+    ),
 ]
 
 if __name__ == "__main__":

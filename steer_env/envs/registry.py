@@ -141,6 +141,8 @@ def _located(settings: Settings) -> Preset:
     names = ("model", "sae", "layer", "site", "coefficient", "coefficient_unit", "chat")
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     row = dataclasses.replace(start, **given)
+    if settings.sae is None and row.layer in row.saes:
+        row = dataclasses.replace(row, sae=row.saes[row.layer])
     if settings.sae:
         row = _where_trained(row, settings, load_sae(row.sae, resolve_device(settings.device)))
     if (row.model, row.layer, row.site, row.chat) != (start.model, start.layer, start.site, start.chat):

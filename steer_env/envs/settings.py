@@ -25,7 +25,8 @@ class Settings:
         preset: Row of the preset table; the seven that follow override it.
         model: Hugging Face id or local folder.
         sae: SAELens folder or ``"release:sae_id"``.
-        layer: Block ``L``; with ``sae=`` alone, the block the SAE was trained on.
+        layer: Block ``L``; with ``sae=`` alone, the block the SAE was trained on. A preset with SAEs of several blocks
+            takes the one there.
         site: ``"post"`` or ``"pre"``.
         coefficient: ``c``, in ``coefficient_unit``.
         coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``. Where no card

@@ -1,11 +1,13 @@
 """Which model, which SAE, where and how hard to steer: one row each."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
+SAES = Path(__file__).parents[1] / "saes"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Preset:
         benchmark: Whether scores may carry the benchmark's name.
         gated: Whether the model's licence must be accepted on the hub before it can be fetched.
         alternative: A preset that is not gated, for those to whom this one is refused.
+        saes: SAEs of other blocks; another ``layer`` takes the one there.
     """
 
     model: str
@@ -38,12 +41,27 @@ class Preset:
     benchmark: bool = True
     gated: bool = False
     alternative: str = ""
+    saes: Mapping[int, str] = field(default_factory=dict)
 
+
+def _shipped(model: str) -> dict[int, str]:
+    """The SAEs in this package for a model, by block; ``steer make-sae`` made them."""
+    return {int(folder.name.removeprefix("block-")): str(folder) for folder in sorted((SAES / model).glob("block-*"))}
+
+
+_SMOLLM2 = _shipped("smollm2-135m-instruct")
 
 # Coefficients are where to start, for layer and coefficient are to be chosen on validation items. Of the SAEs of a
 # model those are taken that read the residual of the plain Hugging Face model. GPT-2's best known ones do not: they
 # want it centred, as TransformerLens has it.
 PRESETS: dict[str, Preset] = {
+    "smollm2-135m-instruct": Preset(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        sae=_SMOLLM2[14],
+        layer=14,
+        coefficient=1.0,
+        saes=_SMOLLM2,
+    ),
     "gpt2": Preset(
         model="openai-community/gpt2",
         sae="gpt2-small-resid-post-v5-32k:blocks.8.hook_resid_post",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from steer_env.lm.passes import hooked_pass
 from steer_env.lm.sae_config import SAEConfig, check
 
 _CHUNK = 4096
+_SEEN_FIRST = 20  # batches from which mean and scale are taken
 
 
 def _topk(cfg: SAEConfig, common: dict[str, Any]) -> Any:
@@ -118,6 +120,7 @@ def fit_sae(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # SAELens takes no generator for its initial weights
         sae = _BUILDERS[cfg.architecture](cfg, common).to(device)
+    _begin_at_mean(sae, list(islice(batches, _SEEN_FIRST)), cfg.scaled)
     trainer_cfg = SAETrainerConfig(
         total_training_samples=cfg.samples,
         train_batch_size_samples=cfg.batch,
@@ -126,13 +129,27 @@ def fit_sae(
         lr_decay_steps=cfg.samples // cfg.batch // 5,
         device=device,
         dead_feature_window=cfg.dead_after,
-        n_batches_for_norm_estimate=20,
+        n_batches_for_norm_estimate=_SEEN_FIRST,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    return SAETrainer(trainer_cfg, sae, batches).fit().eval()
+    return _Trainer(trainer_cfg, sae, batches).fit().eval()
 
 
 @torch.no_grad()
+def _begin_at_mean(sae: Any, batches: Sequence[Tensor], scaled: bool) -> None:
+    """Let the decoder's bias begin at the mean residual: else features near it fire everywhere and the others die."""
+    acts = torch.cat(list(batches)).to(sae.b_dec)
+    scale = acts.shape[1] ** 0.5 / acts.norm(dim=1).mean() if scaled else 1.0
+    sae.b_dec.copy_(scale * acts.mean(dim=0))
+
+
+class _Trainer(SAETrainer):
+    """SAELens's trainer with a bar that moves at every step: a hundred steps can take minutes."""
+
+    def _update_pbar(self, step_output: Any, pbar: Any, update_interval: int = 1) -> None:
+        pbar.update(self.cfg.train_batch_size_samples)
+
+
 def residuals(lm: Any, tokens: Tensor, layer: int, site: str = "post") -> Tensor:
     """``[B, T, M]`` residuals of a causal LM at one block for ``[B, T]`` token ids.
 
@@ -141,20 +158,34 @@ def residuals(lm: Any, tokens: Tensor, layer: int, site: str = "post") -> Tensor
     Raises:
         SteeringError: the site is unknown or the layer out of range.
     """
-    seen: list[Tensor] = []
+    return residuals_of_blocks(lm, tokens, (layer,), site)[layer]
 
-    def stop(hidden: Tensor) -> None:
-        seen.append(hidden)
-        raise _ReachedError  # what lies above the block would be computed for nothing
 
-    inputs = {"input_ids": tokens, "use_cache": False, **forward_options(lm)}
+@torch.no_grad()
+def residuals_of_blocks(lm: Any, tokens: Tensor, layers: Sequence[int], site: str = "post") -> dict[int, Tensor]:
+    """``[B, T, M]`` residuals at each of several blocks, from one pass that ends at the highest of them.
+
+    Otherwise as :func:`residuals`.
+    """
+    seen: dict[int, Tensor] = {}
+    top = max(layers)
+
+    def keep(layer: int, hidden: Tensor) -> None:
+        seen[layer] = hidden
+        if layer == top:
+            raise _ReachedError  # what lies above the block would be computed for nothing
+
+    def hooked(inner: Any, layer: int) -> Callable[..., Any]:
+        block = find_block(lm, layer, site)
+        return lambda **inputs: hooked_pass(inner, inputs, block, site, partial(keep, layer))
+
     with suppress(_ReachedError):
-        hooked_pass(lm, inputs, find_block(lm, layer, site), site, stop)
-    return seen[0]
+        reduce(hooked, layers, lm)(input_ids=tokens, use_cache=False, **forward_options(lm))
+    return seen
 
 
 class _ReachedError(Exception):
-    """The pass has come to the block that is read."""
+    """The pass has come to the highest block that is read."""
 
 
 @torch.no_grad()
@@ -218,8 +249,13 @@ def loss_recovered(
             losses[name] += _summed_loss(logits, rows, mask)
     count = int((read[:, :-1] & read[:, 1:]).sum())
     losses = {name: loss / count for name, loss in losses.items()}
+    return {**losses, "recovered": recovered_share(losses)}
+
+
+def recovered_share(losses: Mapping[str, float]) -> float:
+    """The share of the way from the loss with zeros to the plain one that the reconstruction leads back."""
     back = losses["loss_zeroed"] - losses["loss_reconstructed"]
-    return {**losses, "recovered": back / (losses["loss_zeroed"] - losses["loss_plain"])}
+    return back / (losses["loss_zeroed"] - losses["loss_plain"])
 
 
 _INSTEAD: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -227,6 +263,7 @@ _INSTEAD: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "loss_reconstructed": lambda sae, hidden: sae(hidden.float()),
     "loss_zeroed": lambda sae, hidden: torch.zeros_like(hidden),
 }
+LOSSES = tuple(_INSTEAD)
 
 
 def _replaced(sae: Any, instead: Callable[[Any, Tensor], Tensor], mask: Tensor, hidden: Tensor) -> Tensor:

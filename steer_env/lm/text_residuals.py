@@ -1,20 +1,23 @@
-"""From text files to a language model's residuals in shuffled batches, a bounded number in memory at a time."""
+"""From text files to windows of tokens, to a language model's residuals there, and what an SAE keeps of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from sae_lens import SAE
 from torch import Tensor
+from tqdm import tqdm
 
-from steer_env.lm.sae_training import loss_recovered, residuals, sae_quality
+from steer_env.lm.sae_training import LOSSES, loss_recovered, recovered_share, residuals, sae_quality
+
+Row = TypeVar("Row")
 
 
 def read_documents(path: Path) -> Iterator[str]:
@@ -88,17 +91,74 @@ def windows(documents: Iterable[str], tokenizer: Any, context: int) -> Iterator[
             yield begin + tokens[start : start + step]
 
 
+class Window(NamedTuple):
+    """Token ids of a text, read from the position ``first`` on."""
+
+    tokens: list[int]
+    first: int
+
+
+class Prefixes:
+    """Beginnings of texts that were met before: there the residuals are the same again, and need not be read."""
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+
+    def window(self, tokens: list[int], skip_first: bool) -> Window:
+        """The tokens, to be read from where they differ from all that came before."""
+        met = list(accumulate(tokens, lambda prefix, token: hash((prefix, token)), initial=0))[1:]
+        first = sum(1 for _ in takewhile(self._met.__contains__, met))
+        self._met.update(met)
+        return Window(tokens, max(first, int(skip_first)))
+
+
+def mixed(
+    sources: Mapping[str, Iterable[list[int]]], tokens: int, prefixes: Prefixes, skip_first: bool
+) -> tuple[list[Window], dict[str, int]]:
+    """Windows from several sources, as many positions from each as there are, until ``tokens`` are read.
+
+    Args:
+        sources: Token ids by the source's name; a source that ends leaves its share to the others.
+        tokens: Positions to read.
+        prefixes: What was met before; it is added to.
+        skip_first: Whether the first position of each window is left out.
+
+    Returns:
+        The windows, and the number of positions that each source gives.
+    """
+    given = dict.fromkeys(sources, 0)
+    rows = {name: iter(source) for name, source in sources.items()}
+    chosen: list[Window] = []
+    while rows and sum(given.values()) < tokens:
+        name = min(rows, key=given.__getitem__)
+        row = next(rows[name], None)
+        if row is None:
+            del rows[name]
+            continue
+        window = prefixes.window(row, skip_first)
+        if window.first < len(row):
+            chosen.append(window)
+            given[name] += len(row) - window.first
+    return chosen, given
+
+
 def padded(rows: Sequence[list[int]], skip_first: bool) -> tuple[Tensor, Tensor]:
     """Windows as ``[b, T]`` token ids, padded on the right, and ``[b, T]`` whether a position is read.
 
     With ``skip_first`` the first position of each is not: it is an attention sink, often of a norm many times that
     of the others, and would claim the SAE's loss for itself.
     """
-    width = max(map(len, rows))
-    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return padded_windows([Window(row, int(skip_first)) for row in rows])
+
+
+def padded_windows(windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
+    """As :func:`padded`, each window read from its own first position on."""
+    width = max(len(window.tokens) for window in windows)
+    tokens = torch.tensor([window.tokens + [0] * (width - len(window.tokens)) for window in windows])
+    lengths = torch.tensor([len(window.tokens) for window in windows])
+    first = torch.tensor([window.first for window in windows])
     position = torch.arange(width)
-    lengths = torch.tensor([len(row) for row in rows])
-    return tokens, (position < lengths[:, None]) & (position >= int(skip_first))
+    return tokens, (position < lengths[:, None]) & (position >= first[:, None])
 
 
 @dataclass(frozen=True)
@@ -135,83 +195,49 @@ def check_context(lm: Any, context: int) -> None:
         raise ValueError(f"context must be at most {longest}, the model's longest, got {context}")
 
 
-def measure_saved(folder: Path, place: Place, tokens: Tensor, read: Tensor) -> dict[str, Any]:
-    """What a saved SAE keeps of the model on windows ``[N, T]``, read as it will be used.
+def measure_saved(folder: Path, place: Place, windows: Sequence[Window], limit: float) -> dict[str, Any]:
+    """What a saved SAE keeps of the model on windows that it was not trained on, read as it will be used.
 
     Args:
         folder: Folder of the SAE.
         place: The model and the site.
-        tokens: ``[N, T]`` token ids, padding on the right.
-        read: ``[N, T]`` positions that are measured.
+        windows: Windows to measure.
+        limit: Norm above which a residual is an attention sink and is not measured.
 
     Returns:
-        ``tokens``, ``median_residual_norm``, ``dead_share``, and what :func:`steer_env.lm.sae_training.sae_quality` and
-        :func:`steer_env.lm.sae_training.loss_recovered` measure.
+        ``tokens`` and ``sinks`` (measured and left out), ``median_residual_norm``, ``dead_share``, and what
+        :func:`steer_env.lm.sae_training.sae_quality` and :func:`steer_env.lm.sae_training.loss_recovered` measure.
     """
-    sae = SAE.load_from_disk(folder, device=str(place.lm.device)).eval().requires_grad_(False)
-    quality = sae_quality(sae, place.read(tokens, read))
-    norms = torch.cat([part.norm(dim=-1) for part in place.read(tokens, read)])
-    on_device = tokens.to(place.lm.device), read.to(place.lm.device)
-    losses = loss_recovered(place.lm, sae, on_device[0], place.layer, place.site, on_device[1], place.rows)
+    device = place.lm.device
+    sae = SAE.load_from_disk(folder, device=str(device), dtype="float32").eval().requires_grad_(False)
+    acts: list[Tensor] = []
+    losses: list[tuple[int, dict[str, float]]] = []
+    sinks = 0
+    groups = list(in_groups(sorted(windows, key=lambda window: len(window.tokens)), place.rows))
+    for group in tqdm(groups, desc="measuring", mininterval=1):
+        tokens, read = (part.to(device) for part in padded_windows(group))
+        hidden = residuals(place.lm, tokens, place.layer, place.site).float()
+        kept = read & (hidden.norm(dim=-1) <= limit)
+        sinks += int(read.sum() - kept.sum())
+        acts.append(hidden[kept])
+        pairs = int((kept[:, :-1] & kept[:, 1:]).sum())
+        if pairs:
+            losses.append((pairs, loss_recovered(place.lm, sae, tokens, place.layer, place.site, kept, place.rows)))
+    quality = sae_quality(sae, acts)
+    total = sum(pairs for pairs, _ in losses)
+    loss = {name: sum(n * found[name] for n, found in losses) / total for name in LOSSES}
     return {
-        "tokens": int(read.sum()),
+        "tokens": sum(map(len, acts)),
+        "sinks": sinks,
         **quality,
         "dead_share": quality["dead_features"] / sae.cfg.d_sae,
-        "median_residual_norm": float(norms.median()),
-        **losses,
+        "median_residual_norm": float(torch.cat(acts).norm(dim=-1).median()),
+        **loss,
+        "recovered": recovered_share(loss),
     }
 
 
-def repeated(one_pass: Callable[[], Iterator[Tensor]], least: int) -> Iterator[Tensor]:
-    """The parts of one pass over the text, then of the next.
-
-    Raises:
-        ValueError: a pass gives fewer than ``least`` residuals.
-    """
-    while True:
-        found = 0
-        for part in one_pass():
-            found += len(part)
-            yield part
-        if found < least:
-            raise ValueError(f"the text gives {found} tokens to train on, fewer than one batch of {least}")
-
-
-def shuffled(parts: Iterable[Tensor], room: int, batch: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Batches ``[batch, M]`` drawn without order from a buffer that is refilled when half of it is used.
-
-    Args:
-        parts: ``[n, M]`` residuals, neighbours from the same text.
-        room: residuals in the buffer, at least two batches; a part more may be in memory.
-        batch: rows per batch.
-        rng: of the order.
-    """
-    held: list[Tensor] = []
-    count = 0
-    for part in parts:
-        held.append(part)
-        count += len(part)
-        if count < room:
-            continue
-        pool = torch.cat(held)[torch.randperm(count, generator=rng).to(part.device)]
-        used = (count - room // 2) // batch * batch
-        held, count = [pool[used:].clone()], count - used
-        yield from pool[:used].split(batch)
-
-
-def first_windows(rows: Iterable[list[int]], tokens: int) -> list[list[int]]:
-    """Windows from the beginning, until they hold ``tokens`` token ids or there are no more."""
-    chosen: list[list[int]] = []
-    total = 0
-    for row in rows:
-        if total >= tokens:
-            break
-        chosen.append(row)
-        total += len(row)
-    return chosen
-
-
-def in_groups(rows: Iterable[list[int]], size: int) -> Iterator[list[list[int]]]:
+def in_groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     """Windows in groups of ``size``, the last may be smaller."""
     rows = iter(rows)
     while group := list(islice(rows, size)):

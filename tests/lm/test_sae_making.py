@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,25 +14,29 @@ import numpy as np
 import pytest
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import experiments.make.sae
 import steer_env  # noqa: F401  # registers the environments
+from experiments.__main__ import parse
 from experiments.make.sae import MakeSAEConfig, main
+from steer_env.lm import residual_store, sae_training
 from steer_env.lm.loading import weights_sha256
 from steer_env.lm.sae_config import ARCHITECTURES, SAEConfig
 from steer_env.lm.sae_sources import open_sae
-from steer_env.lm.sae_training import loss_recovered, residuals, sae_quality, train_sae
+from steer_env.lm.sae_training import loss_recovered, residuals, residuals_of_blocks, sae_quality, train_sae
 from steer_env.lm.text_residuals import (
     Place,
-    first_windows,
+    Prefixes,
     in_groups,
     is_held_out,
+    mixed,
     padded,
+    padded_windows,
     read_documents,
-    repeated,
-    shuffled,
     windows,
 )
 
@@ -64,15 +69,15 @@ def text(tmp_path_factory) -> Path:
 def config(tiny: dict, text: Path, tmp_path: Path) -> MakeSAEConfig:
     return MakeSAEConfig(
         model=str(tiny["model"]),
-        layer=1,
-        text=text,
+        layer=(1,),
+        text=(text,),
         d_sae=24,
         k=4,
         out=tmp_path / "sae",
         tokens=6_000,
         context=16,
         batch=100,
-        buffer=1_000,
+        residuals=tmp_path / "residuals",
         held_out=0.2,
         device="cpu",
     )
@@ -111,15 +116,15 @@ def test_bad_text_is_named_with_its_line(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        main(replace(config, text=tmp_path / name))
+        main(replace(config, text=(tmp_path / name,)))
 
 
 def test_missing_text_is_named(config: MakeSAEConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no text file or folder .*nowhere\.txt"):
-        main(replace(config, text=tmp_path / "nowhere.txt"))
+        main(replace(config, text=(tmp_path / "nowhere.txt",)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty holds no \.txt or \.jsonl file"):
-        main(replace(config, text=tmp_path / "empty"))
+        main(replace(config, text=(tmp_path / "empty",)))
 
 
 def test_a_document_is_held_out_by_what_it_says() -> None:
@@ -138,7 +143,23 @@ def test_windows_keep_every_token_and_begin_as_prompts_do(tokenizer) -> None:
     assert read.long().tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 0, 0], [0, 1, 0, 0]]
     assert padded(rows, skip_first=False)[1].sum() == read.sum() + 4
     assert [len(group) for group in in_groups(rows, 3)] == [3, 1]
-    assert first_windows(rows, tokens=5) == rows[:2]
+
+
+def test_texts_are_mixed_evenly_and_what_two_begin_with_is_read_once() -> None:
+    sources = {"a": [[0, 1, 2], [0, 1, 3, 4], [0, 1, 2]], "b": [[0, 5], [0, 6, 6, 6], [0, 7]], "c": []}
+    chosen, given = mixed(sources, 100, Prefixes(), skip_first=True)
+    assert [tuple(window) for window in chosen] == [
+        ([0, 1, 2], 1),
+        ([0, 5], 1),
+        ([0, 6, 6, 6], 1),
+        ([0, 1, 3, 4], 2),
+        ([0, 7], 1),
+    ]
+    assert given == {"a": 4, "b": 5, "c": 0}
+    assert padded_windows(chosen[2:4])[1].long().tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
+    some, given = mixed(sources, 3, Prefixes(), skip_first=False)
+    assert [tuple(window) for window in some] == [([0, 1, 2], 0)]
+    assert given == {"a": 3, "b": 0, "c": 0}
 
 
 # ---------------------------------------------------------------- residuals
@@ -159,28 +180,15 @@ def test_residuals_are_the_blocks_own_and_blind_to_padding(lm) -> None:
     assert torch.equal(part, seen[0][0, [1, 2, 4]])
 
 
-def test_the_buffer_mixes_and_loses_nothing() -> None:
-    def parts() -> Iterator[Tensor]:
-        for start in range(0, 1_000, 10):
-            yield torch.arange(start, start + 10)[:, None].float()
-
-    def batches(seed: int) -> list[Tensor]:
-        return list(shuffled(parts(), room=200, batch=20, rng=torch.Generator().manual_seed(seed)))
-
-    served = torch.cat(batches(0)).flatten().tolist()
-    assert all(len(batch) == 20 for batch in batches(0))
-    assert len(set(served)) == len(served) >= 800  # at most the buffer is left over
-    assert served != sorted(served)
-    assert served == torch.cat(batches(0)).flatten().tolist() != torch.cat(batches(1)).flatten().tolist()
-    assert max(served[:100]) < 200  # it reads no further than it has room
-
-
-def test_a_pass_that_is_too_short_is_named() -> None:
-    stream = repeated(lambda: iter([torch.zeros(3, 1), torch.zeros(4, 1)]), least=8)
-    with pytest.raises(ValueError, match="the text gives 7 tokens to train on, fewer than one batch of 8"):
-        list(stream)
-    enough = repeated(lambda: iter([torch.zeros(3, 1), torch.zeros(4, 1)]), least=7)
-    assert [len(next(enough)) for _ in range(5)] == [3, 4, 3, 4, 3]
+def test_one_pass_reads_several_blocks_and_none_above(lm, monkeypatch) -> None:
+    tokens = torch.tensor([[0, 3, 4, 5, 6]])
+    alone = {layer: residuals(lm, tokens, layer) for layer in (0, 1)}
+    handle = lm.model.layers[2].register_forward_pre_hook(lambda module, args: pytest.fail("the pass went on"))
+    together = residuals_of_blocks(lm, tokens, (1, 0))
+    handle.remove()
+    assert sorted(together) == [0, 1]
+    for layer, hidden in alone.items():
+        assert torch.equal(together[layer], hidden)
 
 
 # ---------------------------------------------------------------- measures
@@ -260,46 +268,49 @@ def test_training_finds_planted_directions() -> None:
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_main_writes_an_sae_that_the_environment_takes(config: MakeSAEConfig, architecture: str) -> None:
     before = torch.random.get_rng_state()
-    card = main(replace(config, architecture=architecture))
+    (card,) = main(replace(config, architecture=architecture)).values()
     assert torch.equal(before, torch.random.get_rng_state())
-    assert card == json.loads((config.folder / "card.json").read_text())
-    assert sorted(path.name for path in config.folder.iterdir()) == [
+    assert card == json.loads((config.folder(1) / "card.json").read_text())
+    assert sorted(path.name for path in config.folder(1).iterdir()) == [
         "CARD.md",
         "card.json",
         "cfg.json",
         "sae_weights.safetensors",
     ]
-    sae = SAE.load_from_disk(config.folder)
+    sae = SAE.load_from_disk(config.folder(1))
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(24))
-    dictionary = open_sae(str(config.folder))
+    dictionary = open_sae(str(config.folder(1)))
     assert (dictionary.layer, dictionary.site) == (1, "post")
-    env = gym.make("Steer-TicTacToe-v0", model=config.model, sae=str(config.folder), coefficient=1.0, max_new_tokens=2)
+    env = gym.make(
+        "Steer-TicTacToe-v0", model=config.model, sae=str(config.folder(1)), coefficient=1.0, max_new_tokens=2
+    )
     assert env.action_space.n == 25
     env.reset(seed=0)
     env.step(3)
 
 
 def test_the_card_says_what_was_done(config: MakeSAEConfig, tiny: dict) -> None:
-    card = main(replace(config, site="pre"))
-    measured, metadata = card["measured"], SAE.load_from_disk(config.folder).cfg.metadata
+    (card,) = main(replace(config, site="pre")).values()
+    measured, metadata = card["measured"], SAE.load_from_disk(config.folder(1)).cfg.metadata
     assert metadata.model_name == Path(str(tiny["model"])).name
     assert metadata.hook_name == "blocks.1.hook_resid_pre"
     assert metadata.context_size == 16
     assert metadata.prepend_bos is True
     assert measured["l0"] <= 4
     assert measured["dead_share"] == pytest.approx(measured["dead_features"] / 24, abs=1e-4)
-    assert card["documents"]["trained"] + card["documents"]["held_out"] == 200
-    weights = (config.folder / "sae_weights.safetensors").read_bytes()
+    assert card["residuals"]["read"] == card["texts"]["digits.jsonl"]["trained"]
+    assert card["texts"]["digits.jsonl"]["held_out"] == measured["tokens"]
+    weights = (config.folder(1) / "sae_weights.safetensors").read_bytes()
     assert card["sha256"] == {"sae_weights.safetensors": hashlib.sha256(weights).hexdigest()}
     assert card["model_sha256"] == weights_sha256(AutoModelForCausalLM.from_pretrained(tiny["model"]))
-    text = (config.folder / "CARD.md").read_text()
+    text = (config.folder(1) / "CARD.md").read_text()
     assert f"{measured['explained_variance']:.3f}" in text
     assert "loss recovered" in text
 
 
 def test_the_same_seed_gives_the_same_sae(config: MakeSAEConfig, tmp_path: Path) -> None:
     first, second, other = (
-        main(replace(config, out=tmp_path / name, seed=seed))["sha256"]["sae_weights.safetensors"]
+        main(replace(config, out=tmp_path / name, seed=seed))[1]["sha256"]["sae_weights.safetensors"]
         for name, seed in (("one", 0), ("two", 0), ("three", 1))
     )
     assert first == second != other
@@ -312,18 +323,58 @@ def test_what_is_measured_on_was_never_trained_on(config: MakeSAEConfig, monkeyp
         reads.append(list(documents))
         return windows(reads[-1], tokenizer, context)
 
-    monkeypatch.setattr("steer_env.lm.text_residuals.windows", remembered)
-    counts = main(config)["documents"]
-    measured, trained, again = map(set, reads[:3])
+    monkeypatch.setattr("experiments.make.sae_texts.windows", remembered)
+    main(config)
+    trained, measured = map(set, reads)
     assert not measured & trained
-    assert measured | trained == set(read_documents(config.text))
-    assert trained == again, "the text is read a second time"
-    assert {"trained": len(reads[1]), "held_out": len(reads[0])} == counts
+    assert measured | trained == set(read_documents(config.text[0]))
+
+
+def test_the_cards_command_makes_the_same_sae_again(config: MakeSAEConfig, tmp_path: Path) -> None:
+    main(replace(config, save="float16", skip_first=False))
+    command = (config.folder(1) / "CARD.md").read_text().split("```sh\n")[1].split("\n```")[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["steer", "make-sae"]
+    again = parse("make-sae", experiments.make.sae, words[2:])
+    assert again.record(1) == config.record(1) | {"save": "float16", "skip_first": False}
+    assert "Path" not in command
+    assert str(tmp_path) not in command
+
+
+def test_blocks_share_a_pass_and_a_command_goes_on_where_it_was(config: MakeSAEConfig, monkeypatch) -> None:
+    both = replace(config, layer=(0, 2))
+    first = main(both)
+    assert sorted(path.name for path in config.out.iterdir()) == ["block-00", "block-02"]
+    assert SAE.load_from_disk(both.folder(2)).cfg.metadata.hook_name == "blocks.2.hook_resid_post"
+    shutil.rmtree(both.folder(2))
+    trained: list[str] = []
+    fit = sae_training.fit_sae
+    monkeypatch.setattr(sae_training, "fit_sae", lambda *args: trained.append(args[3]["hook_name"]) or fit(*args))
+    monkeypatch.setattr(residual_store, "residuals_of_blocks", lambda *args: pytest.fail("read again"))
+    assert main(both) == first
+    assert trained == ["blocks.2.hook_resid_post"]
+    assert main(replace(config, layer=(2,), out=config.out / "alone"))[2]["sha256"] == first[2]["sha256"]
+    with pytest.raises(ValueError, match=r"block-00 is there already and is never overwritten"):
+        main(replace(both, seed=1))
+
+
+def test_an_sae_saved_in_float16_is_used_in_float32(config: MakeSAEConfig) -> None:
+    main(replace(config, save="float16"))
+    weights = load_file(config.folder(1) / "sae_weights.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    dictionary = open_sae(str(config.folder(1)))
+    assert dictionary.directions.dtype == torch.float32
+    assert torch.equal(dictionary.directions, weights["W_dec"].float())
+    acts = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0))
+    hidden = (acts - weights["b_dec"].float()) @ weights["W_enc"].float() + weights["b_enc"].float()
+    strongest = hidden.relu().topk(4, dim=1)
+    expected = torch.zeros(5, 24).scatter(1, strongest.indices, strongest.values)
+    torch.testing.assert_close(dictionary.encode(acts), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_overwritten(config: MakeSAEConfig) -> None:
-    config.folder.mkdir()
-    (config.folder / "mine.txt").write_text("here first")
+    config.folder(1).mkdir()
+    (config.folder(1) / "mine.txt").write_text("here first")
     with pytest.raises(ValueError, match="is there already and is never overwritten"):
         main(config)
 
@@ -331,16 +382,23 @@ def test_nothing_is_overwritten(config: MakeSAEConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer": 3}, r"layer must be in \[0, 3\), got 3"),
-        ({"layer": -1}, r"layer must be in \[0, 3\), got -1"),
+        ({"layer": (3,)}, r"layer must be in \[0, 3\), got 3"),
+        ({"layer": (1, -1)}, r"layer must be in \[0, 3\), got -1"),
+        ({"layer": ()}, r"layer must name one block or several different ones, got \[\]"),
+        ({"layer": (1, 1)}, r"layer must name one block or several different ones, got \[1, 1\]"),
         ({"site": "middle"}, "site must be 'post' or 'pre', got 'middle'"),
         ({"k": 25}, r"k must be in \[1, 24\], the number of features, got 25"),
         ({"k": 0}, r"k must be in \[1, 24\], the number of features, got 0"),
         ({"d_sae": 0}, "the number of features must be at least 1, got 0"),
         ({"architecture": "gated"}, "architecture must be one of .*, got 'gated'"),
         ({"tokens": 50}, r"the batch must be in \[1, 50\], the samples of the training, got 100"),
-        ({"batch": 900}, "buffer must hold two batches of 900, got 1000"),
-        ({"batch": 5_000, "buffer": 10_000}, r"the text gives \d+ tokens to train on, fewer than one batch of 5000"),
+        ({"text": ()}, "there is nothing to read: give --text or --tasks"),
+        ({"chat": 5}, "chat answers the prompts of tasks: give --tasks"),
+        ({"tasks": ("chess",)}, "unknown task 'chess'"),
+        ({"sink": 1.0}, "sink must be more than 1 time the median norm, got 1.0"),
+        ({"keep": "int8"}, "residuals are kept in one of float16, bfloat16, float32, got 'int8'"),
+        ({"save": "int8"}, "save must be float32 or float16, got 'int8'"),
+        ({"batch": 5_000}, r"the text gives \d+ tokens to train on, fewer than one batch of 5000"),
         ({"held_out": 1.0}, "held_out must be between 0 and 1, got 1.0"),
         ({"context": 2}, "context must be at least 3 tokens, got 2"),
         ({"context": 65}, "context must be at most 64, the model's longest, got 65"),
@@ -362,9 +420,16 @@ def test_bad_settings_are_named(config: MakeSAEConfig, change: dict, message: st
 @pytest.mark.skipif(not (BABYLLAMA.is_dir() and STORIES.is_file()), reason="needs ../shared/models and ../shared/data")
 def test_a_pretrained_model_keeps_its_language_and_is_steered(tmp_path: Path) -> None:
     cfg = MakeSAEConfig(
-        model=str(BABYLLAMA), layer=2, text=STORIES, d_sae=512, k=16, out=tmp_path / "sae", tokens=300_000
+        model=str(BABYLLAMA),
+        layer=(2,),
+        text=(STORIES,),
+        d_sae=512,
+        k=16,
+        out=tmp_path / "sae",
+        residuals=tmp_path / "residuals",
+        tokens=300_000,
     )
-    measured = main(cfg)["measured"]
+    measured = main(cfg)[2]["measured"]
     assert measured["explained_variance"] > 0.75  # the mean alone: 0
     assert measured["l0"] == pytest.approx(16, abs=0.1)
     assert measured["loss_plain"] < 1.2 < 4 < measured["loss_zeroed"]  # a guess among 105 characters: 4.65
@@ -372,7 +437,7 @@ def test_a_pretrained_model_keeps_its_language_and_is_steered(tmp_path: Path) ->
     env = gym.make(
         "Steer-TicTacToe-v0",
         model=str(BABYLLAMA),
-        sae=str(cfg.folder),
+        sae=str(cfg.folder(2)),
         coefficient=2.0,
         coefficient_unit="norm",
         max_new_tokens=24,
