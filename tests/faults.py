@@ -965,20 +965,39 @@ FAULTS = [
         "test_the_sparsest_sae_that_keeps_the_return_is_chosen",
     ),
     Fault(
-        "a probe reads what is seen later in the episode",
+        "a probe reads what is seen in another item",
         "first_observations",
-        "for lane in np.flatnonzero(lanes.begins).tolist():\n"
-        "    found.setdefault(int(lanes.place[lane]), np.array(obs[lane], dtype=np.float64).ravel())",
-        "for lane in range(len(obs)):\n"
-        "    found[int(lanes.place[lane])] = np.array(obs[lane], dtype=np.float64).ravel()",
+        "found[start + place] = np.array(obs[lane], dtype=np.float64).ravel()",
+        "found[start + lane] = np.array(obs[0], dtype=np.float64).ravel()",
         "test_what_is_seen_first_in_each_item",
     ),
     Fault(
         "the probe's lowest score is the answer",
-        "read_off",
+        "read_items",
         "np.array(topics[name]) == topic",
         "np.array(topics[name]) != topic",
         "test_the_answer_is_read_where_the_model_knows_it",
+    ),
+    Fault(
+        "the ridge is chosen with versions of a question on both sides",
+        "best_ridge",
+        "(np.random.default_rng(seed).permutation(count) % folds)[groups]",
+        "np.random.default_rng(seed).permutation(len(groups)) % folds",
+        "test_versions_of_a_question_are_on_one_side",
+    ),
+    Fault(
+        "the ridge that tells least is chosen",
+        "best_ridge",
+        "right == right.max()",
+        "right == right.min()",
+        "test_the_ridge_is_one_that_tells_what_was_not_seen",
+    ),
+    Fault(
+        "an answer without steering is right where it is wrong",
+        "answered",
+        "float(answer == truth)",
+        "float(answer != truth)",
+        "test_the_best_constant_is_the_commonest_letter_of_train",
     ),
     Fault(
         "what is learnt from elsewhere is tested",

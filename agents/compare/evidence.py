@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agents.compare.arms import Bench
+from agents.compare.bench import Bench
 from agents.compare.results import ArmResult, Evidence, TuningPoint
 from agents.report.markdown import markdown_table
 from agents.report.plots import Score, intervals, save_png

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from agents.analysis.feature_kinds import TaskTexts, feature_kinds, read_texts
 from agents.analysis.features import diversity
 from agents.analysis.token_kinds import KINDS
-from agents.compare.arms import Arm, Bench, against_trained, arm_results, item_oracle, play_arms, read_off
+from agents.compare.arms import against_trained, arm_results, item_oracle, play_arms, read_off
+from agents.compare.bench import Arm, Bench
 from agents.compare.evaluate import label_features
 from agents.compare.evidence import bench_of
 from agents.compare.results import Gain, Layer, Strength, UsedFeatures

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from agents.compare import evidence
-from agents.compare.arms import ARMS, Arm, Bench, against_trained, best_fixed, trained
+from agents.compare.answers import ANSWERED
+from agents.compare.arms import ARMS, against_trained, best_fixed, trained
+from agents.compare.bench import Arm, Bench
 from agents.compare.evidence import bench_of, markdown
 from agents.compare.results import Evidence
 from experiments.evidence import EvidenceConfig, main
@@ -62,8 +64,9 @@ def test_every_arm_plays_the_same_items(result):
     missing = {"random_strengths", "constrained_only"}
     assert set(ARMS) - set(result.arms) - {"corrsteer, same strength"} == missing
     assert {row.n for row in result.arms.values()} == {30}
-    seeds = {name: len(result.arms[name].scores) for name in ("unsteered", "best_fixed", "trained", "lora")}
-    assert seeds == {"unsteered": 1, "best_fixed": 2, "trained": 2, "lora": 2}
+    learners = ("best_fixed", "linear_read_off", "best_constant", "trained", "lora")
+    seeds = {name: len(result.arms[name].scores) for name in ("unsteered", *learners)}
+    assert seeds == {"unsteered": 1, **dict.fromkeys(learners, 2)}
     assert result.arms["trained"].train_n == result.train_items == 40
 
 
@@ -84,9 +87,10 @@ def test_the_rows_are_those_of_the_episodes(result):
     for name, row in result.arms.items():
         gained = row.corrected - row.broken
         assert gained / 30 == pytest.approx(row.score - unsteered.score), name
-        assert row.tokens >= 30 * len(row.scores)
+        assert row.tokens == 0 if name in ANSWERED else row.tokens >= 30 * len(row.scores)
     assert result.item_oracle.items == 6
     assert result.read_off.topic == "target"
+    assert result.arms["linear_read_off"].scores[0] == result.read_off.accuracy
     assert 0.2 < result.read_off.accuracy <= 1, "forty items are enough to read some answers"
     assert f"names the target: {result.read_off.accuracy:.3f}" in markdown(result)
 
