@@ -1056,6 +1056,27 @@ FAULTS = [
         "test_some_items_are_drawn",
     ),
     Fault(
+        "a resumed study plays every arm again",
+        "Kept.timed",
+        "path is not None and path.is_file()",
+        "False",
+        "test_a_killed_study_goes_on_and_nothing_is_done_twice",
+    ),
+    Fault(
+        "a finished training is trained again",
+        "finish",
+        'cfg.folder / "policy.zip"',
+        'cfg.folder / "policy"',
+        "test_a_training_that_was_killed_is_finished_and_a_finished_one_is_left",
+    ),
+    Fault(
+        "a strength is measured anew where the prompt is worded otherwise",
+        "play_change",
+        "require_same_steering(bench.configs[seed], envs, bench.runs[seed])",
+        "pass",
+        "test_another_strength_than_in_training_is_refused",
+    ),
+    Fault(
         "few seeds look sure",
         "_student",
         "stats.t.ppf(0.975, len(values) - 1)",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from agents.compare import answers
 from agents.compare.bench import Arm, Bench
-from agents.compare.results import ArmResult, ItemOracle, Test
+from agents.compare.results import ArmResult, Gain, ItemOracle, Test
 from agents.finetune import FineTuned, LoRA, finetune
 from agents.runs.loading import load_run
 from steer_env.envs.base import SteerBase
@@ -29,7 +29,7 @@ from steer_env.evaluation.controls import (
 )
 from steer_env.evaluation.corrsteer import CorrSteer
 from steer_env.evaluation.play import Played, drawn_items, play
-from steer_env.evaluation.statistics import score_interval
+from steer_env.evaluation.statistics import runs_interval, score_interval
 from steer_env.lm.labels import promoted
 
 WRITES = 10  # a feature writes a token itself where the token is among so many that its direction promotes most
@@ -96,7 +96,7 @@ def fine_tuned(bench: Bench) -> Arm:
 
 def fine_tuned_model(bench: Bench, seed: int) -> tuple[FineTuned, float]:
     """The model that LoRA makes with a training seed, and the seconds that took."""
-    lora, folder = bench.lora or LoRA(), bench.runs[0].parent / f"lora-{seed}"
+    lora, folder = bench.lora or LoRA(), (bench.kept.folder or bench.runs[0].parent) / f"lora-{seed}"
 
     def made() -> FineTuned:
         if bench.kept.folder is not None:  # what is there was not finished
@@ -225,6 +225,14 @@ def against_trained(arms: Mapping[str, Arm], seed: int) -> dict[str, Test]:
         for name, arm in compared.items()
         if arm.p_mcnemar is not None and arm.p_holm is not None
     }
+
+
+def gain(arm: Arm, unsteered: Arm, seed: int) -> Gain:
+    """An arm less the unsteered one on the same items."""
+    alone = unsteered.played[0].scores
+    differences = [(played.scores - alone).tolist() for played in arm.played]
+    by_seed = [float(np.mean(each)) for each in differences]
+    return Gain(by_seed, float(np.mean(by_seed)), runs_interval(differences, seed))
 
 
 def beside_train(played: Played, on_train: Played) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gymnasium import spaces
 
-from agents.compare.kept import Kept
+from agents.compare.kept import NOTHING, Kept
 from agents.finetune import LoRA
 from agents.runs.folder import RunFolder
 from agents.runs.loading import load_run, make_envs
@@ -56,7 +56,7 @@ class Bench:
     compare: bool = True
     search_games: tuple[int, int] = (32, 256)
     lora: LoRA | None = None
-    kept: Kept = field(default_factory=Kept)
+    kept: Kept = NOTHING
 
     @cached_property
     def configs(self) -> list[dict[str, Any]]:

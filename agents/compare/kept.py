@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from agents.runs.folder import SETTINGS, read_json, to_json, write_json
 
 T = TypeVar("T")
 
@@ -41,3 +44,24 @@ class Kept:
             part.write_bytes(pickle.dumps(made))
             part.replace(path)  # whole or not at all
         return made
+
+
+NOTHING = Kept()
+"""Where nothing is kept."""
+
+
+def begin(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a study into its folder, or see that they are those it was begun with.
+
+    Raises:
+        ValueError: One differs (it is named): what is kept belongs to other settings.
+    """
+    path, asked = folder / SETTINGS, json.loads(to_json(settings))
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+        return
+    saved = read_json(path)
+    for name, value in asked.items():
+        if saved.get(name) != value:
+            raise ValueError(f"{name} was {saved.get(name)!r} when {folder} was begun, got {value!r}")
