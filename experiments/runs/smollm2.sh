@@ -17,13 +17,13 @@ seeds=${SEEDS:-3}
 items=${ITEMS:-1000}               # of test, for every arm
 tokens=${TOKENS:-20000}            # of each training, one token an episode
 tokens_free=${TOKENS_FREE:-80000}  # the same where replies are sentences
-tuning=${TUNING:-5000}             # of each training that only chooses a strength
+tuning=${TUNING:-5000}             # of each training that only chooses a strength, on validation
 screen=${SCREEN:-64}               # features the agent chooses among
 oracle=${ORACLE:-100}              # items on which every feature is tried
 lora=${LORA:-200}                  # optimiser steps; 0 leaves fine-tuning out
 layers=${LAYERS:-6 14 22}
 coefficients=${COEFFICIENTS:-0.5 1.0 1.5 2.0}
-samples=${SAMPLES:-10 25 50 100 200}
+samples=${SAMPLES:-10 25 50 100}   # below the items of train, all of which come last (180 of XSTest's 450)
 lanes=${LANES:-32}
 jobs=${JOBS:-1}
 tasks=${*:-bbq mmlu mmlu_pro xstest harmbench_val gsm8k simpleqa}
@@ -72,13 +72,20 @@ run() {
   steer "$command" --name "$name" --runs-dir "$results" "$@"
 }
 
-mkdir -p "$results"
-# The strengths that are tried on validation, in medians of the residual norm: one file for sweep, one for evidence.
+# The strengths that are tried on validation, in medians of the residual norm.
 entries() { for each in $coefficients; do printf "$1" "$each" "$each"; done | sed 's/,$//'; }
+# choose SWEEP GRID: the settings that were best on validation, as a grid of one point.
+choose() {
+  "${PYTHON:-.venv/bin/python}" - "$1" "$2" <<'EOF'
+import json, sys
+variants = json.load(open(sys.argv[1]))["variants"].values()
+json.dump([max(variants, key=lambda row: row["score"])["flags"]["env_kwargs"]], open(sys.argv[2], "w"))
+EOF
+}
+
+mkdir -p "$results"
 echo "[$(entries '{"name": "%s", "env_kwargs": {"coefficient": %s, "coefficient_unit": "norm"}},')]" \
   >"$results/strengths.json"
-echo "[$(for each in $coefficients; do echo "{\"coefficient\": $each, \"coefficient_unit\": \"norm\"},"; done |
-  tr -d '\n' | sed 's/,$//')]" >"$results/grid.json"
 
 for task in $tasks; do
   env=$(id "$task")
@@ -87,7 +94,8 @@ for task in $tasks; do
     --env-kwargs $(env_kwargs "$task")
   step sweep.json sweep "$task-strengths" "$@" --variants "$results/strengths.json" --total-timesteps "$tuning" \
     --items "$items"
-  step evidence.json evidence "$task" "$@" --grid "$results/grid.json" --tuning-timesteps "$tuning" \
+  choose "$results/$task-strengths/sweep.json" "$results/$task-grid.json"
+  step evidence.json evidence "$task" "$@" --grid "$results/$task-grid.json" \
     --total-timesteps "$(length "$task")" --items "$items" --oracle-items "$oracle" --lora-steps "$lora"
   case $task in
     xstest) # shellcheck disable=SC2086
@@ -103,8 +111,8 @@ for task in $tasks; do
         --total-timesteps "$tokens" --items "$items" --oracle-items "$oracle" ;;
   esac
 done
-done=()
+finished=()
 for task in bbq mmlu mmlu_pro xstest harmbench_val gsm8k simpleqa; do
-  [[ -f $results/$task/evidence.json ]] && done+=("$results/$task")
+  if [[ -f $results/$task/evidence.json ]]; then finished+=("$results/$task"); fi
 done
-steer summary --runs "${done[@]}"
+steer summary --runs "${finished[@]}"
