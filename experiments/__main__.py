@@ -52,6 +52,7 @@ COMMANDS: dict[str, Command] = {
     "evidence": Command("evidence", STUDY, "tune, train several seeds, play every arm, test"),
     "summary": Command("summary", STUDY, "one table over several runs or studies"),
     "sweep": Command("sweep", STUDY, "variants of one training side by side"),
+    "transfer": Command("transfer", STUDY, "trained agents where the prompt is worded otherwise"),
     "layers": Command("layers", STUDY, "the same protocol at every layer"),
     "sample-efficiency": Command("sample_efficiency", STUDY, "score against the number of items learned from"),
     "refusal-agreement": Command("refusal_agreement", STUDY, "the refusal scorer against people's labels"),

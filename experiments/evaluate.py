@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from agents.compare.results import Evaluation
 
 if TYPE_CHECKING:
-    from agents.compare.arms import Bench
+    from agents.compare.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def make_bench(cfg: EvaluateConfig) -> Bench:
     Raises:
         ValueError: The split has fewer items.
     """
-    from agents.compare.arms import Bench
+    from agents.compare.bench import Bench
     from agents.runs.folder import RunFolder
 
     own = RunFolder.open(cfg.run).config["env_kwargs"].get("temperature", 0.0)

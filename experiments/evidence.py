@@ -7,13 +7,14 @@ the same items of test with the same sampling seeds. All of it is one folder, ``
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, Self
 
 from agents.compare.results import Evidence, publish
 from agents.runs.config import Trainings
-from agents.runs.folder import provenance, refuse_existing
+from agents.runs.folder import SETTINGS, provenance, read_json, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class EvidenceConfig(Trainings):
     """Number of items of test; by default all."""
     oracle_items: int = 200
     """Number of these on which the item oracle tries every feature; 0 leaves it out."""
+    resume: bool = False
+    """Go on with the study of this name, with the settings it was begun with; what is finished is not done again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,13 +43,32 @@ class EvidenceConfig(Trainings):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
 
+    def begun_with(self, points: list[dict[str, Any]]) -> dict[str, Any]:
+        """What a study must be gone on with: all settings but the number of processes."""
+        given = {name: value for name, value in self.record().items() if name != "jobs"}
+        return given | {"grid": str(self.grid), "points": points}
+
+    def as_recorded(self) -> Self:
+        """The settings that the study of this name was begun with.
+
+        Raises:
+            FileNotFoundError: There is no such study.
+        """
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no study to go on with: {path} is missing")
+        saved = read_json(path)
+        own = {name: value for name, value in saved.items() if name not in ("points", "grid")}
+        return replace(self, **own, grid=Path(saved["grid"]))
+
 
 def main(cfg: EvidenceConfig) -> Evidence:
     """Tune, train, play, and write ``evidence.json``, ``.md`` and ``.png``; returns the first's content.
 
     Raises:
-        FileExistsError: The folder is there already.
-        ValueError: A setting is out of range, or the grid is not a list of settings.
+        FileExistsError: The folder is there already, and ``resume`` is off.
+        ValueError: A setting is out of range or not the one a resumed study was begun with, or the grid is not a list
+            of settings.
         RuntimeError: The language model's weights changed.
     """
     import torch
@@ -54,18 +76,21 @@ def main(cfg: EvidenceConfig) -> Evidence:
     from agents.compare import evidence as library
     from agents.compare.arms import against_trained, arm_results, item_oracle, play_arms, read_off
     from agents.compare.evaluate import require_same_weights
+    from agents.compare.kept import Kept, begin
     from agents.finetune import LoRA
     from agents.runs.loading import model_sha256
 
     torch.set_num_threads(1)
     start, points = time.perf_counter(), library.read_grid(cfg.grid)
-    refuse_existing(cfg.folder)
-    learners = library.own_settings(cfg, cfg.train_items)
-    cfg.folder.mkdir(parents=True)
-    tuning = library.tune(learners[0], points, cfg.tuning_timesteps)
+    if not cfg.resume:
+        refuse_existing(cfg.folder)
+    begin(cfg.folder, cfg.begun_with(points))
+    kept = Kept(cfg.folder / "kept")
+    learners = library.own_settings(cfg, cfg.train_items, kept)
+    tuning = library.tune(learners[0], points, cfg.tuning_timesteps, kept)
     chosen = max(tuning, key=lambda point: point.validation_score or 0.0).settings
     lora = LoRA(steps=cfg.lora_steps) if cfg.lora_steps else None
-    bench = library.bench_of(cfg, library.train_seeds(learners, chosen), items=cfg.items, lora=lora)
+    bench = library.bench_of(cfg, library.train_seeds(learners, chosen), items=cfg.items, lora=lora, kept=kept)
     weights = model_sha256(bench.envs())
     arms = play_arms(bench)
     result = Evidence(

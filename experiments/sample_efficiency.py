@@ -26,25 +26,29 @@ class SampleEfficiencyConfig(Trainings):
     """Optimiser steps of the models that are fine-tuned on the same items."""
     items: int | None = None
     """Number of items of test; by default all."""
+    resume: bool = False
+    """Go on with what an earlier process with the same settings left."""
 
 
 def main(cfg: SampleEfficiencyConfig) -> SampleEfficiency:
     """Train, play, and write ``samples.json``, ``.md`` and ``.png``; returns the first's content.
 
     Raises:
-        FileExistsError: The folder is there already.
+        FileExistsError: The folder is there already, and ``resume`` is off.
         ValueError: A size is not between 1 and the items of train, or they do not increase.
     """
     import torch
     from tqdm import tqdm
 
     from agents.compare import samples as library
+    from agents.compare.kept import begin
     from agents.finetune import LoRA
 
     torch.set_num_threads(1)
     start, sizes = time.perf_counter(), library.checked_sizes(cfg, cfg.sizes)
-    refuse_existing(cfg.folder)
-    cfg.folder.mkdir(parents=True)
+    if not cfg.resume:
+        refuse_existing(cfg.folder)
+    begin(cfg.folder, {name: value for name, value in cfg.record().items() if name != "jobs"})
     lora = LoRA(steps=cfg.lora_steps)
     points = [library.learned_from(cfg, size, cfg.items, lora) for size in tqdm(sizes, desc="sizes", disable=None)]
     names = [name for name in library.LEARNERS if any(name in point for point in points)]

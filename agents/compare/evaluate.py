@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agents.compare.arms import Bench, against_trained, arm_results, play_arms
+from agents.compare.answers import ANSWERED
+from agents.compare.arms import against_trained, arm_results, play_arms
+from agents.compare.bench import Bench
 from agents.compare.results import ArmResult, Evaluation
 from agents.runs.folder import RunFolder, provenance
 from agents.runs.loading import model_sha256
@@ -23,14 +25,14 @@ from steer_env.evaluation.controls import CONTROLS
 from steer_env.evaluation.play import Played
 from steer_env.lm.labels import feature_labels, label_source
 
-EVALUATED = (*CONTROLS, "trained")
+EVALUATED = (*CONTROLS, *ANSWERED, "trained")
 
 
 def evaluate_run(bench: Bench) -> tuple[Evaluation, dict[str, Played]]:
     """Play every control and the trained agent of the bench's only run.
 
     Returns:
-        What ``evaluation.json`` holds, and what each arm played.
+        What ``evaluation.json`` holds, and what each arm that writes tokens played.
 
     Raises:
         RuntimeError: The language model or what actions mean is not as in training, or the weights changed.
@@ -57,7 +59,7 @@ def evaluate_run(bench: Bench) -> tuple[Evaluation, dict[str, Played]]:
         weights_sha256_after=after,
         **provenance(),
     )
-    return result, {name: arm.played[0] for name, arm in arms.items()}
+    return result, {name: arm.played[0] for name, arm in arms.items() if arm.played[0].tokens}
 
 
 def require_same_weights(bench: Bench, before: str) -> str:

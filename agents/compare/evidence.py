@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.compare.arms import Bench
+from agents.compare.bench import Bench
+from agents.compare.kept import NOTHING, Kept
 from agents.compare.results import ArmResult, Evidence, TuningPoint
 from agents.report.markdown import markdown_table
 from agents.report.plots import Score, intervals, save_png
@@ -35,28 +37,31 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     return points
 
 
-def own_settings(cfg: Trainings, train_items: int | None) -> list[Trainings]:
+def own_settings(cfg: Trainings, train_items: int | None, kept: Kept = NOTHING) -> list[Trainings]:
     """The settings of each training seed.
 
     Args:
         cfg: What they have in common.
         train_items: Number of items of train that anything may learn from. Each seed then has its own items, and
             features screened on no others. None is all of them, for every seed.
+        kept: What was screened before, and where it is put.
     """
     if train_items is None:
-        return [cfg.choosing_among(screened(cfg))] * cfg.seeds
+        return [cfg.choosing_among(kept.get("screened", partial(screened, cfg)))] * cfg.seeds
     few = ({"limit": train_items, "limit_seed": seed} for seed in range(cfg.seeds))
     limited = [replace(cfg, env_kwargs=cfg.env_kwargs | limit) for limit in few]
-    return [each.choosing_among(screened(each)) for each in limited]
+    found = [kept.get(f"screened-{seed}", partial(screened, each)) for seed, each in enumerate(limited)]
+    return [each.choosing_among(features) for each, features in zip(limited, found, strict=True)]
 
 
-def tune(cfg: Trainings, points: Sequence[dict[str, Any]], timesteps: int) -> list[TuningPoint]:
+def tune(cfg: Trainings, points: Sequence[dict[str, Any]], timesteps: int, kept: Kept = NOTHING) -> list[TuningPoint]:
     """One training for each point of the grid, scored on validation; a grid of one point needs none.
 
     Args:
         cfg: The trainings.
         points: Arguments of the environment to choose from.
         timesteps: Tokens of each of these trainings.
+        kept: What was scored before, and where it is put.
     """
     if len(points) == 1:
         return [TuningPoint(points[0], None)]
@@ -64,7 +69,8 @@ def tune(cfg: Trainings, points: Sequence[dict[str, Any]], timesteps: int) -> li
     folder = cfg.folder / "tuning"
     trainings = [short.training(str(number), cfg.seed, folder, point) for number, point in enumerate(points)]
     runs = train_all(trainings, cfg.jobs)
-    return [TuningPoint(point, _validation_score(run, cfg)) for point, run in zip(points, runs, strict=True)]
+    scores = [kept.get(f"tuning-{number}", partial(_validation_score, run, cfg)) for number, run in enumerate(runs)]
+    return [TuningPoint(point, score) for point, score in zip(points, scores, strict=True)]
 
 
 def train_seeds(learners: Sequence[Trainings], settings: Mapping[str, Any]) -> list[Path]:

@@ -19,10 +19,11 @@ from tqdm import tqdm
 from agents.analysis.feature_kinds import TaskTexts, feature_kinds, read_texts
 from agents.analysis.features import diversity
 from agents.analysis.token_kinds import KINDS
-from agents.compare.arms import Arm, Bench, against_trained, arm_results, item_oracle, play_arms, read_off
+from agents.compare.arms import against_trained, arm_results, gain, item_oracle, play_arms, read_off
+from agents.compare.bench import Bench
 from agents.compare.evaluate import label_features
 from agents.compare.evidence import bench_of
-from agents.compare.results import Gain, Layer, Strength, UsedFeatures
+from agents.compare.results import Layer, Strength, UsedFeatures
 from agents.runs.config import Trainings
 from agents.runs.loading import make_envs
 from agents.runs.trainings import screened, train_all
@@ -30,7 +31,6 @@ from steer_env.envs.base import unwrap
 from steer_env.envs.calibration import calibrate
 from steer_env.evaluation.controls import fixed, search_best_fixed
 from steer_env.evaluation.play import Played, drawn_items, play
-from steer_env.evaluation.statistics import runs_interval
 from steer_env.lm.cards import rounded
 from steer_env.lm.sae_config import SAEConfig
 from steer_env.lm.sae_training import loss_recovered, sae_quality, train_sae
@@ -218,19 +218,11 @@ def layer_result(
         chosen=best_strength(tuning),
         arms=arm_results(bench, arms),
         tests=against_trained(arms, bench.seed),
-        gain=gain(arms, bench.seed),
+        gain=gain(arms["trained"], arms["unsteered"], bench.seed),
         item_oracle=item_oracle(bench, oracle_items),
         read_off=read_off(bench),
         features=used_features(bench.envs("train"), arms["trained"].played, texts, bench.seed),
     )
-
-
-def gain(arms: Mapping[str, Arm], seed: int) -> Gain:
-    """The trained arm less the unsteered one on the same items."""
-    alone = arms["unsteered"].played[0].scores
-    differences = [(played.scores - alone).tolist() for played in arms["trained"].played]
-    by_seed = [float(np.mean(each)) for each in differences]
-    return Gain(by_seed, float(np.mean(by_seed)), runs_interval(differences, seed))
 
 
 def used_features(envs: Any, played: Sequence[Played], texts: TaskTexts, seed: int) -> UsedFeatures:

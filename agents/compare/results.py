@@ -199,7 +199,7 @@ class Evidence(ResultFile):
         item_oracle: None where it was left out.
         read_off: What a linear probe of the agent's first observation knows; None where the items have no topic.
         weights_sha256: Hash of the language model, before and after.
-        wall_s: Seconds of everything.
+        wall_s: Seconds of everything; of a resumed study, of the process that finished it.
         git_commit: Commit of this code, None outside a repository.
         versions: Versions of packages.
     """
@@ -307,7 +307,7 @@ class Strength:
 
 @dataclass(frozen=True)
 class Gain:
-    """The trained arm less the unsteered one on the same items.
+    """An arm less the unsteered one on the same items.
 
     Attributes:
         by_seed: Difference of each training seed.
@@ -318,6 +318,50 @@ class Gain:
     by_seed: list[float]
     mean: float
     ci95: Interval
+
+
+@dataclass(frozen=True)
+class Change:
+    """What every arm does under a change of the prompt.
+
+    Attributes:
+        env_kwargs: Arguments of the environment that differ from training's.
+        arms: Every arm, ``unsteered`` first; ``corrected``, ``broken`` and p are against that.
+        gains: Every other arm less the unsteered one.
+    """
+
+    env_kwargs: dict[str, Any]
+    arms: dict[str, ArmResult]
+    gains: dict[str, Gain]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(ResultFile):
+    """``transfer.json``: trained agents where the prompt is worded otherwise.
+
+    Attributes:
+        env: Environment id.
+        runs: Names of the agents' run folders, one a training seed.
+        settings: Settings of the command.
+        data: What the task says of its items, as in training.
+        changes: By name, ``home`` (none) first.
+        weights_sha256: Hash of the language model, before and after.
+        wall_s: Seconds of the process that finished it.
+        git_commit: Commit of this code, None outside a repository.
+        versions: Versions of packages.
+    """
+
+    MADE_BY: ClassVar[str] = "steer transfer --run RUN --name NAME"
+
+    env: str
+    runs: list[str]
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    changes: dict[str, Change]
+    weights_sha256: str
+    wall_s: float
+    git_commit: str | None
+    versions: dict[str, str | None]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.compare.arms import arm_results, play_arms
 from agents.compare.evidence import bench_of, own_settings, train_seeds
+from agents.compare.kept import Kept
 from agents.compare.results import ArmResult, SampleEfficiency
 from agents.finetune import LoRA
 from agents.report.markdown import markdown_table
@@ -17,8 +18,14 @@ from agents.runs.config import Trainings
 from agents.runs.loading import make_envs
 from steer_env.envs.base import unwrap
 
-LEARNERS = ("unsteered", "best_fixed", "corrsteer", "corrsteer, same strength", "lora", "trained")
-COLORS = {"trained": "#1a6fb5", "lora": "#b5541a", "best_fixed": "#6f7378", "corrsteer": "#5a9e4b"}
+LEARNERS = ("unsteered", "best_fixed", "corrsteer", "corrsteer, same strength", "linear_read_off", "lora", "trained")
+COLORS = {
+    "linear_read_off": "#8d6fb0",
+    "trained": "#1a6fb5",
+    "lora": "#b5541a",
+    "best_fixed": "#6f7378",
+    "corrsteer": "#5a9e4b",
+}
 
 
 def checked_sizes(cfg: Trainings, sizes: Sequence[int]) -> list[int]:
@@ -37,8 +44,9 @@ def checked_sizes(cfg: Trainings, sizes: Sequence[int]) -> list[int]:
 def learned_from(cfg: Trainings, size: int, items: int | None, lora: LoRA) -> dict[str, ArmResult]:
     """Every arm that learned from ``size`` items, and the unsteered model; all play ``items`` of test (None: all)."""
     own = replace(cfg, name=str(size), runs_dir=cfg.folder)
-    runs = train_seeds(own_settings(own, size), {})
-    bench = bench_of(own, runs, items=items, train_items=0, lora=lora)
+    kept = Kept(own.folder / "kept")
+    runs = train_seeds(own_settings(own, size, kept), {})
+    bench = bench_of(own, runs, items=items, train_items=0, lora=lora, kept=kept)
     return arm_results(bench, play_arms(bench, LEARNERS))
 
 

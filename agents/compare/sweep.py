@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.compare.arms import Bench, arm_results, trained
+from agents.compare.arms import arm_results, trained
+from agents.compare.bench import Bench
 from agents.compare.results import Sweep, Variant
 from agents.report.markdown import markdown_table
 from agents.report.plots import Score, intervals, save_png

@@ -19,6 +19,8 @@ from steer_env.evaluation.masks import MASKS, check_mask_settings
 
 _UNMASKED_OBSERVATIONS = ("both",)  # SB3 cannot nest a dictionary in another
 _NOT_RECORDED = ("resume", "runs_dir")
+CHECKPOINTS = 10
+"""Of a training that is part of an experiment: a kill costs a tenth of it at most."""
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -217,7 +219,7 @@ class Trainings:
 
     def record(self) -> dict[str, Any]:
         """All settings that do not depend on this machine, as they are written into results."""
-        plain = {name: value for name, value in vars(self).items() if not isinstance(value, Path)}
+        plain = {n: value for n, value in vars(self).items() if not isinstance(value, Path) and n != "resume"}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     def training(self, name: str, seed: int, folder: Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -237,7 +239,7 @@ class Trainings:
             runs_dir=folder,
             env_kwargs=self.env_kwargs | dict(settings or {}),
             total_timesteps=self.total_timesteps,
-            checkpoint_every=self.total_timesteps,
+            checkpoint_every=max(1, self.total_timesteps // CHECKPOINTS),
         )
 
     def choosing_among(self, features: Sequence[int] | None) -> Self:

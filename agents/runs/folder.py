@@ -17,6 +17,8 @@ from typing import Any
 
 LOGS = ("metrics", "episodes")
 KEPT_CHECKPOINTS = 2
+SETTINGS = "settings.json"
+"""Where a study of several runs has its settings."""
 PACKAGES = ("gymnasium", "numpy", "sae-lens", "stable-baselines3", "torch", "transformers", "wandb")
 
 

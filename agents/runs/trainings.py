@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +19,7 @@ from transformers.utils import logging
 
 from agents.runs import training
 from agents.runs.config import TrainConfig, Trainings
+from agents.runs.folder import RunFolder
 from agents.runs.loading import make_envs
 from steer_env.envs.base import unwrap
 from steer_env.errors import NotTheBenchmark
@@ -45,11 +48,13 @@ def screened(cfg: Trainings, settings: Mapping[str, Any] | None = None) -> list[
 def train_all(trainings: Sequence[TrainConfig], jobs: int) -> list[Path]:
     """Train each, ``jobs`` at a time, and return the run folders in the order asked for; one job stays in this process.
 
+    A training that an earlier process finished is left as it is, and one that it began goes on (:func:`finish`).
+
     Raises:
         Exception: What the first one that failed raised; the others that wait are given up.
     """
     if jobs == 1:
-        return [training.main(cfg) for cfg in trainings]
+        return [finish(cfg) for cfg in trainings]
     # Processes that start afresh: a fork would share PyTorch's threads. tqdm reads the variable as it is imported.
     context = multiprocessing.get_context("spawn")
     workers = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
@@ -60,6 +65,21 @@ def train_all(trainings: Sequence[TrainConfig], jobs: int) -> list[Path]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def finish(cfg: TrainConfig) -> Path:
+    """Train, or do what an earlier process left undone, and return the run folder.
+
+    Raises:
+        ValueError: That had another setting (it is named).
+    """
+    if not (cfg.folder / "config.json").is_file():
+        shutil.rmtree(cfg.folder, ignore_errors=True)  # killed before there was anything
+        return training.main(cfg)
+    if not (cfg.folder / "policy.zip").is_file():
+        return training.main(replace(cfg, resume=True))
+    cfg.require_recorded(RunFolder.open(cfg.folder).config)
+    return cfg.folder
 
 
 def _end_with_parent() -> None:
@@ -78,4 +98,4 @@ def _train_quietly(cfg: TrainConfig) -> Path:
     logging.disable_progress_bar()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotTheBenchmark)  # the parent says it
-        return training.main(cfg)
+        return finish(cfg)

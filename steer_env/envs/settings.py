@@ -32,7 +32,8 @@ class Settings:
         coefficient_unit: ``"norm"`` (times the median residual norm at the site) or ``"residual"``. Where no card
             holds that norm, it is measured on 64 items from all over the train split that have room in the model's
             context, unsteered, at every token that an action would steer; without the task's narrowing arguments
-            (``few_shot``, ``subject``, ``category``), so that a coefficient means the same with and without them.
+            (``few_shot``, ``subject``, ``category``, ``letters``, ``shuffle_options``), so that a coefficient means
+            the same with and without them.
         chat: Whether prompts are put into the tokenizer's chat template.
         action: ``"choice"`` (one feature a token) or ``"strengths"`` (a vector of strengths).
         features: SAE indices behind the actions; None is all, or for strengths the ``k`` most frequent.

@@ -100,8 +100,8 @@ class Task(ABC):
         state_shape: shape of `Conversation.state`; ``(0,)`` where a task has none.
         state_levels: number of values one entry of the state can take.
         turns: turns of the model an episode has at most; where it is one, the prompt is all that the model reads.
-        narrowing: arguments that only choose among a split's items or lengthen their prompts. What actions mean is
-            measured without them: one measure for all choices, and a split that cannot be narrowed has one too.
+        narrowing: arguments that only choose among a split's items or word their prompts otherwise. What actions mean
+            is measured without them: one measure for all choices, and a split that cannot be narrowed has one too.
         variants: arguments that choose one of a few ways to play, each with its values.
     """
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steer_env.tasks.chosen_option import LETTERS
 from steer_env.tasks.data import Items, Row, Source, check_split, load_rows, seeded_split
-from steer_env.tasks.multiple_choice import LETTERS, TEMPLATES, MultipleChoice, Question, example_rows
+from steer_env.tasks.multiple_choice import TEMPLATES, MultipleChoice, Question, example_rows
 
 SOURCE = Source(
     repo="cais/mmlu",
@@ -31,16 +32,18 @@ class MMLU(MultipleChoice):
         subject: ``"anatomy"``, ... or ``"all"``.
         splits: ``"own"``, or ``"seeded"``: all three from the data set's test rows by the hash of the question.
         template: ``"crl"`` or ``"harness"`` (lm-evaluation-harness).
-        decode: ``"constrained"`` or ``"free"``.
+        decode: ``"constrained"``, ``"free"`` or ``"words"``.
         few_shot: solved examples of the same subject in front, from dev.
         max_new_tokens: tokens the model may write when it is free; None is 32.
+        letters: alphabet in front of the options: ``"ABC"``, ``"123"``, ``"PQR"``, ``"KLM"``, or ``"mixed"`` by item.
+        shuffle_options: seed by which each item's options are reordered; None leaves them.
 
     Raises:
         ValueError: an argument or a row cannot be used; the message names it.
     """
 
     name = "mmlu"
-    narrowing = ("subject", "few_shot")
+    narrowing = (*MultipleChoice.narrowing, "subject", "few_shot")
     variants = {**MultipleChoice.variants, "template": TEMPLATES, "splits": ("own", "seeded")}
 
     def __init__(
@@ -53,6 +56,8 @@ class MMLU(MultipleChoice):
         decode: str = "constrained",
         few_shot: int = 0,
         max_new_tokens: int | None = None,
+        letters: str = "ABC",
+        shuffle_options: int | None = None,
     ) -> None:
         check_split(split)
         self.check_variants(splits=splits)
@@ -66,7 +71,7 @@ class MMLU(MultipleChoice):
         shown = example_rows(few_shot, source, SOURCE, self.name)
         self._header = template == "harness"
         items = Items(chosen, source, split, splits == "seeded", shown)
-        super().__init__(items, template, decode, max_new_tokens, few_shot)
+        super().__init__(items, template, decode, max_new_tokens, few_shot, letters, shuffle_options)
 
     def question(self, row: Row) -> Question:
         """From the hub's columns, or the original release's."""

@@ -1,20 +1,34 @@
-"""Questions with lettered options: the prompt, the options as continuations, and which one a free answer means."""
+"""Questions with labelled options: the prompt, the options as continuations, and what it takes to be right."""
 
 from __future__ import annotations
 
-import re
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
+import numpy as np
+
 from steer_env.tasks.base import Turn, check_choice, check_count
+from steer_env.tasks.chosen_option import LETTERS, chosen_option
 from steer_env.tasks.data import Items, Row, Source, load_rows
 from steer_env.tasks.single_turn import SingleTurn, TextTask, shares
 
-LETTERS = "ABCDEFGHIJ"
+LABELS: dict[str, tuple[str, ...]] = {
+    "ABC": LETTERS,
+    "123": tuple(str(number) for number in range(1, 11)),
+    "PQR": tuple("PQRSTUVWXY"),
+    "KLM": tuple("KLMNOPQRST"),
+}
+"""What may stand in front of options, by the name of the alphabet."""
+MIXED = ("ABC", "123", "PQR")
+"""The alphabets of ``letters="mixed"``; the others stay new to whoever learns from these."""
+_CALLED = {"123": "number", "mixed": "label"}
 TEMPLATES = ("crl", "harness")
-DECODE = {"constrained": 1, "free": 32}  # tokens the model may write: "The answer is (B) because ..." takes a few
+# Tokens the model may write: "The answer is (B) because ..." takes a few; of an option's words the first is steered.
+DECODE = {"constrained": 1, "free": 32, "words": 1}
 _INSTRUCTION = {"crl": "\nChoose one of the following options only.", "harness": ""}
 
 
@@ -42,22 +56,51 @@ class Question:
 
     @property
     def letter(self) -> str:
-        """Letter of the right option."""
+        """Letter of the right option, where options have letters."""
         return LETTERS[self.target]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as it is put.
+
+    Attributes:
+        question: With its options in the order in which they stand.
+        labels: What stands in front of each.
+        order: For each, its place in the data.
+    """
+
+    question: Question
+    labels: tuple[str, ...]
+    order: tuple[int, ...]
+
+    @property
+    def right(self) -> str:
+        """Label of the right option."""
+        return self.labels[self.question.target]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options' own words, on one line each."""
+        return tuple(" ".join(option.split()) for option in self.question.options)
 
 
 class MultipleChoice(TextTask):
     """Questions with options. Score and reward: 1 for the right one, else 0.
 
-    Constrained decoding compares the letters (``" A"``, ``" B"``, ...) as continuations, which is how
-    lm-evaluation-harness scores the same prompt. Free decoding takes what the model writes.
+    Constrained decoding compares the labels (``" A"``, ``" B"``, ...) as continuations, which is how
+    lm-evaluation-harness scores the same prompt; ``"words"`` compares the options' own words after the same prompt, by
+    the sum of their tokens' log-probabilities. Free decoding takes what the model writes. In records ``answer`` and
+    ``target`` are labels, however the answer was given.
 
     Args:
         items: what to ask, and all rows that may be shown solved.
         template: ``"crl"`` (with an instruction) or ``"harness"``.
-        decode: ``"constrained"`` or ``"free"``.
+        decode: ``"constrained"``, ``"free"`` or ``"words"``.
         max_new_tokens: tokens the model may write when it is free, at most to the end of the line; None is 32.
         few_shot: solved examples of the same topic in front of each question.
+        letters: alphabet in front of the options, a key of ``LABELS``; ``"mixed"`` takes one of ``MIXED`` by item.
+        shuffle_options: seed by which each item's options are reordered; None leaves them.
 
     Raises:
         ValueError: an argument or a row cannot be used, or a topic has too few examples.
@@ -65,7 +108,8 @@ class MultipleChoice(TextTask):
 
     instruction = "Answer with the letter of the right option."
     stop = ("\n",)
-    variants: Mapping[str, tuple[Any, ...]] = {"decode": tuple(DECODE)}
+    variants: Mapping[str, tuple[Any, ...]] = {"decode": tuple(DECODE), "letters": (*LABELS, "mixed")}
+    narrowing: tuple[str, ...] = ("letters", "shuffle_options")
 
     def __init__(
         self,
@@ -74,15 +118,21 @@ class MultipleChoice(TextTask):
         decode: str = "constrained",
         max_new_tokens: int | None = None,
         few_shot: int = 0,
+        letters: str = "ABC",
+        shuffle_options: int | None = None,
     ) -> None:
         check_choice("template", template, TEMPLATES)
-        self.check_variants(decode=decode)
+        self.check_variants(decode=decode, letters=letters)
+        if shuffle_options is not None:
+            check_count("shuffle_options", shuffle_options, 0)
         super().__init__(items, DECODE[decode] if max_new_tokens is None else max_new_tokens)
-        self._template, self.decode = template, decode
+        self._template, self.decode, self._letters, self._seed = template, decode, letters, shuffle_options
+        called = "words" if decode == "words" else _CALLED.get(letters, "letter")
+        self.instruction = self.instruction and self.instruction.replace("letter", called, 1)
         self._questions = {row.where: self.question(row) for row in (*items.rows, *items.examples)}
         self._few_shot = few_shot
         self._solved = {topic: self._of_topic(topic) for topic in sorted({self.topic(row) for row in items.rows})}
-        self._shown = {topic: self._solutions(rows) for topic, rows in self._solved.items()}
+        self._shown = cache(self._solutions)
 
     @abstractmethod
     def question(self, row: Row) -> Question:
@@ -104,17 +154,22 @@ class MultipleChoice(TextTask):
         """What else the record says about an item."""
         return {}
 
+    def label(self, row: Row, place: int) -> str:
+        """What stands in front of the option that the row itself has at ``place``."""
+        asked = self._asked(row)
+        return asked.labels[asked.order.index(place)]
+
     def ask(self, row: Row) -> SingleTurn:
-        """The question after header and examples, its letters as choices when decoding is constrained."""
-        asked = self._questions[row.where]
-        letters = LETTERS[: len(asked.options)] if self.decode == "constrained" else ""
-        opening = self.header(row) + self._shown[self.topic(row)] + self._prompt(asked)
-        choices = tuple(f" {letter}" for letter in letters)
-        return SingleTurn(opening, lettered(asked), lambda completion: self._grade(row, asked, completion), choices)
+        """The question after header and examples, its labels or words as choices unless decoding is free."""
+        asked = self._asked(row)
+        opening = self.header(row) + self._shown(self.topic(row), self._alphabet(row)) + self._prompt(asked)
+        choices = {"constrained": asked.labels, "free": (), "words": tuple(dict.fromkeys(asked.words))}[self.decode]
+        shown = lettered(asked.question, asked.labels)
+        return SingleTurn(opening, shown, partial(self._grade, row, asked), tuple(f" {choice}" for choice in choices))
 
     def right_reply(self, row: Row) -> str:
-        """The letter of the right option."""
-        return self._questions[row.where].letter
+        """The label of the right option, or its words."""
+        return self._answer(self._asked(row))
 
     def examples(self) -> Sequence[Row]:
         """The rows that prompts show solved: of each topic that is asked, its first."""
@@ -126,8 +181,10 @@ class MultipleChoice(TextTask):
         return found and {"accuracy": found["correct"], "unparseable": found["unparseable"]}
 
     def data_record(self) -> dict[str, Any]:
-        """As every text task's; ``few_shot`` counts the examples of one prompt."""
-        return super().data_record() | {"few_shot": self._few_shot}
+        """As every text task's; ``few_shot`` counts the examples of one prompt, other options than usual are named."""
+        other = {"letters": self._letters, "shuffle_options": self._seed}
+        unusual = {name: value for name, value in other.items() if value not in ("ABC", None)}
+        return super().data_record() | {"few_shot": self._few_shot} | unusual
 
     def _of_topic(self, topic: str) -> list[Row]:
         there = [row for row in self.items.examples if self.topic(row) == topic]
@@ -135,23 +192,56 @@ class MultipleChoice(TextTask):
             raise ValueError(f"few_shot must be at most {len(there)} for {topic!r}, got {self._few_shot}")
         return there[: self._few_shot]
 
-    def _solutions(self, rows: Sequence[Row]) -> str:
-        questions = [self._questions[row.where] for row in rows]
-        return "".join(f"{self._prompt(question)} {question.letter}\n\n" for question in questions)
+    def _alphabet(self, row: Row) -> str:
+        """The alphabet of an item's labels; those of an example are those of the item that is asked."""
+        question = self._questions[row.where]
+        return MIXED[_draw("letters", question) % len(MIXED)] if self._letters == "mixed" else self._letters
 
-    def _prompt(self, question: Question) -> str:
-        return f"{lettered(question)}{_INSTRUCTION[self._template]}\nAnswer:"
+    def _asked(self, row: Row, alphabet: str | None = None) -> Asked:
+        """The question of a row in its order, with labels of its own alphabet or of another."""
+        question = self._questions[row.where]
+        count = len(question.options)
+        order = tuple(range(count))
+        if self._seed is not None:
+            order = tuple(np.random.default_rng(_draw(str(self._seed), question)).permutation(count).tolist())
+        options = tuple(question.options[place] for place in order)
+        moved = replace(question, options=options, target=order.index(question.target))
+        return Asked(moved, LABELS[alphabet or self._alphabet(row)][:count], order)
 
-    def _grade(self, row: Row, asked: Question, completion: str) -> Turn:
-        chosen = chosen_option(completion, asked.options)
-        outcome = "unparseable" if chosen is None else "correct" if chosen == asked.target else "incorrect"
-        info = {"outcome": outcome, "answer": "" if chosen is None else LETTERS[chosen], "target": asked.letter}
+    def _solutions(self, topic: str, alphabet: str) -> str:
+        asked = [self._asked(row, alphabet) for row in self._solved[topic]]
+        return "".join(f"{self._prompt(each)} {self._answer(each)}\n\n" for each in asked)
+
+    def _answer(self, asked: Asked) -> str:
+        return asked.words[asked.question.target] if self.decode == "words" else asked.right
+
+    def _prompt(self, asked: Asked) -> str:
+        return f"{lettered(asked.question, asked.labels)}{_INSTRUCTION[self._template]}\nAnswer:"
+
+    def _grade(self, row: Row, asked: Asked, completion: str) -> Turn:
+        chosen = self._chosen(asked, completion)
+        outcome = "unparseable" if chosen is None else "correct" if chosen == asked.question.target else "incorrect"
+        info = {"outcome": outcome, "answer": "" if chosen is None else asked.labels[chosen], "target": asked.right}
         return Turn.end(outcome == "correct", info | self.details(row))
 
+    def _chosen(self, asked: Asked, completion: str) -> int | None:
+        """Place of the option that is meant; of several with the same words the right one."""
+        if self.decode != "words":
+            return chosen_option(completion, asked.question.options, asked.labels)
+        said = " ".join(completion.split())
+        same = [place for place, words in enumerate(asked.words) if words == said]
+        return asked.question.target if asked.question.target in same else next(iter(same), None)
 
-def lettered(question: Question) -> str:
+
+def _draw(purpose: str, question: Question) -> int:
+    """A number that depends on what is asked alone, so that an item keeps it in every selection."""
+    said = "\0".join([purpose, question.text, *question.options])
+    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big")
+
+
+def lettered(question: Question, labels: Sequence[str] = LETTERS) -> str:
     """The question and its options, one a line."""
-    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
+    lines = [f"{label}. {option}" for label, option in zip(labels, question.options, strict=False)]
     return "\n".join([question.text.strip(), *lines])
 
 
@@ -165,121 +255,3 @@ def example_rows(few_shot: int, data: str, source: Source, task: str) -> list[Ro
     if few_shot and data == "embedded":
         raise ValueError(f"few_shot must be 0 in the embedded world, which has no dev split, got {few_shot}")
     return load_rows(data, "dev", source, task) if few_shot else []
-
-
-_LETTER = re.compile(r"(?<![\w'’])\(?([A-Ja-j])\)?(?![\w'’])")
-_VERDICTS = (  # a letter follows each of them, and the first kind that has one counts
-    re.compile(r"\banswer\b[^.\n]*?(?:\bis\b|\bbe\b|[:=])", re.IGNORECASE),
-    re.compile(r"(?<![\w'’])(?=\(?[A-J]\)?\s+is\s+(?:the\s+)?(?:right|correct|best|answer)\b)"),
-    re.compile(
-        r"\b(?:option|choice)\b|\bI(?:\s+would|\s+will|['’]d|['’]ll)?\s+(?:choose|pick|go with)\b", re.IGNORECASE
-    ),
-)
-_DENIED = re.compile(
-    r"(?:\b(?:not|cannot|neither|nor|than|except|instead of)|n['’]t)\s+(?:be\s+)?(?:(?:option|choice)\s+)?"
-    r"(?:\(?[A-J]\)?\s+n?or\s+)*\W*$",
-    re.IGNORECASE,
-)
-_REJECTED = re.compile(r"\W*\s(?:is|was)(?:n['’]t|\s+(?:not|wrong|incorrect|false))\b", re.IGNORECASE)
-_NAMED = re.compile(
-    r"\b(?:option|choice|answer(?:\s+is)?)\s*[:=]?\s*(?:[A-J]\b[\s,/]*(?:(?:or|and)\s+)?)*$", re.IGNORECASE
-)
-_WORD = re.compile(  # "A dog", "I think"; "A is right" and "A or B" are about options
-    r"(?<=[Aa])\s+(?!(?:or|and|is|was|because|since|as|but)\b)[a-z]|(?<=[Ii])\s+[a-z]"
-)
-_LISTED = re.compile(r"[^\w.]*(?:\b(?:or|and)\b[^\w.]*)*")  # between letters of which none is meant more than another
-_CLAUSE = re.compile(r"\W*\s(?:is|was|has|would|could|seems)\b")  # after a letter with which a new thought begins
-_EDGES = " .:()*\"'"
-_BEFORE = 60  # characters in front of a letter that may deny it
-
-
-def chosen_option(completion: str, options: Sequence[str]) -> int | None:
-    """Place of the option that a free answer means, or None.
-
-    In this order: the whole answer is a letter or an option's text; the letter that the last verdict names ("the answer
-    is C", "C is right", "option C", "I choose C"); the only letter; the only option whose text occurs and is not
-    denied. Letters stand alone and are neither denied ("not B but C", "B is wrong"), articles ("A dog") nor part of an
-    option's text ("vitamin C"). Several at once ("A or B", "answer: A B C D") are no answer, whatever is said before.
-    """
-    said = completion.strip()
-    whole = said.strip(_EDGES)
-    if len(whole) == 1 and whole.upper() in LETTERS[: len(options)]:
-        return LETTERS.index(whole.upper())
-    texts = [option.strip(" .") for option in options]
-    named = _places(whole, texts)
-    if len(named) == 1:
-        return named[0]
-    mentions = _mentions(said, texts)
-    letters = _letters(said, mentions, len(options))
-    if letters:
-        return _settled(said, letters)
-    meant = {
-        place for start, end in mentions if not _denied(said, start, end) for place in _places(said[start:end], texts)
-    }
-    return meant.pop() if len(meant) == 1 else None
-
-
-def _places(said: str, texts: Sequence[str]) -> list[int]:
-    """Places of the options that read so: letter for letter, and if there are none in any letter case."""
-    same = [place for place, text in enumerate(texts) if text and text == said]
-    return same or [place for place, text in enumerate(texts) if text and text.casefold() == said.casefold()]
-
-
-def _mentions(said: str, texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Where options stand in an answer as whole words, the longest first where one is part of another."""
-    known = sorted((text for text in texts if text), key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, known))})(?!\w)", re.IGNORECASE)
-    return [match.span() for match in pattern.finditer(said)] if known else []
-
-
-def _letters(said: str, mentions: Sequence[tuple[int, int]], count: int) -> list[re.Match[str]]:
-    """The letters of options that stand alone and are meant, as `_LETTER` finds them."""
-    return [
-        match
-        for match in _LETTER.finditer(said)
-        if _is_option(said, match)
-        and _index(match) < count
-        and not any(end - start > 1 and start <= match.start(1) < end for start, end in mentions)
-    ]
-
-
-def _settled(said: str, letters: Sequence[re.Match[str]]) -> int | None:
-    """Place of the one letter that a verdict names, or that is named at all; None where there are several."""
-    undecided = 0  # verdicts before this are taken back
-    for verdict in _VERDICTS:
-        last = max((match.end() for match in verdict.finditer(said)), default=-1)
-        after = [letter for letter in letters if letter.start() >= last >= undecided]
-        named = _together(said, after)
-        if len({_index(letter) for letter in named}) == 1:
-            return _index(named[0])
-        if named:
-            undecided = named[-1].end()
-    places = {_index(letter) for letter in letters}
-    return places.pop() if len(places) == 1 else None
-
-
-def _together(said: str, letters: Sequence[re.Match[str]]) -> list[re.Match[str]]:
-    """The first letter and those listed with it: "A or B", "A, B, C"."""
-    listed = list(letters[:1])
-    for letter in letters[1:]:
-        if not _LISTED.fullmatch(said, listed[-1].end(), letter.start()) or _CLAUSE.match(said, letter.end()):
-            break
-        listed.append(letter)
-    return listed
-
-
-def _index(letter: re.Match[str]) -> int:
-    return LETTERS.index(letter[1].upper())
-
-
-def _is_option(said: str, match: re.Match[str]) -> bool:
-    """Whether a letter standing alone is meant: not a word, nor denied, nor small without a sign that it is one."""
-    letter, small = match[1], match[1].islower()
-    named = _NAMED.search(said, max(0, match.start() - _BEFORE), match.start())
-    word = _WORD.match(said, match.end()) and (small or not named)
-    bare = small and match[0] == letter and not named
-    return not (word or bare or _denied(said, match.start(), match.end()))
-
-
-def _denied(said: str, start: int, end: int) -> bool:
-    return bool(_DENIED.search(said, max(0, start - _BEFORE), start) or _REJECTED.match(said, end))

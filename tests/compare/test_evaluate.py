@@ -13,7 +13,7 @@ import torch
 from sae_lens import SAE
 from stable_baselines3 import PPO
 
-from agents.compare import arms as arms_module
+from agents.compare import arms, bench
 from agents.compare.arms import beside_train
 from agents.compare.results import Evaluation
 from agents.compare.summary import over_seeds
@@ -118,7 +118,8 @@ def test_the_search_and_the_evaluation_on_train_play_other_items(config, monkeyp
         return watched
 
     monkeypatch.setattr(controls, "play", spy(searched))
-    monkeypatch.setattr(arms_module, "play", spy(evaluated))
+    monkeypatch.setattr(arms, "play", spy(evaluated))
+    monkeypatch.setattr(bench, "play", spy(evaluated))
     main(replace(config, split="train", compare=False))
     assert len({tuple(items) for items in evaluated}) == 1, "every arm plays the same"
     assert not set(searched[-1]) & set(evaluated[0])

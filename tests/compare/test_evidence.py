@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.compare import bench as bench_module
 from agents.compare import evidence
-from agents.compare.arms import ARMS, Arm, Bench, against_trained, best_fixed, trained
+from agents.compare.answers import ANSWERED
+from agents.compare.arms import ARMS, against_trained, best_fixed, trained
+from agents.compare.bench import Arm, Bench
 from agents.compare.evidence import bench_of, markdown
 from agents.compare.results import Evidence
+from experiments.__main__ import load, parse
 from experiments.evidence import EvidenceConfig, main
 from experiments.summary import SummaryConfig
 from experiments.summary import main as summarise
-from steer_env.evaluation.play import Played
+from steer_env.evaluation.play import Played, play
 from steer_env.evaluation.screening import screen_features
 from steer_env.evaluation.statistics import mcnemar, wilson
 
@@ -62,8 +66,9 @@ def test_every_arm_plays_the_same_items(result):
     missing = {"random_strengths", "constrained_only"}
     assert set(ARMS) - set(result.arms) - {"corrsteer, same strength"} == missing
     assert {row.n for row in result.arms.values()} == {30}
-    seeds = {name: len(result.arms[name].scores) for name in ("unsteered", "best_fixed", "trained", "lora")}
-    assert seeds == {"unsteered": 1, "best_fixed": 2, "trained": 2, "lora": 2}
+    learners = ("best_fixed", "linear_read_off", "best_constant", "trained", "lora")
+    seeds = {name: len(result.arms[name].scores) for name in ("unsteered", *learners)}
+    assert seeds == {"unsteered": 1, **dict.fromkeys(learners, 2)}
     assert result.arms["trained"].train_n == result.train_items == 40
 
 
@@ -84,9 +89,10 @@ def test_the_rows_are_those_of_the_episodes(result):
     for name, row in result.arms.items():
         gained = row.corrected - row.broken
         assert gained / 30 == pytest.approx(row.score - unsteered.score), name
-        assert row.tokens >= 30 * len(row.scores)
+        assert row.tokens == 0 if name in ANSWERED else row.tokens >= 30 * len(row.scores)
     assert result.item_oracle.items == 6
     assert result.read_off.topic == "target"
+    assert result.arms["linear_read_off"].scores[0] == result.read_off.accuracy
     assert 0.2 < result.read_off.accuracy <= 1, "forty items are enough to read some answers"
     assert f"names the target: {result.read_off.accuracy:.3f}" in markdown(result)
 
@@ -138,6 +144,47 @@ def test_a_grid_that_is_none_is_named(cfg, tmp_path, content):
     grid.write_text(content)
     with pytest.raises(ValueError, match=r"grid\.json must hold a JSON list of settings"):
         main(replace(cfg, grid=grid, runs_dir=tmp_path / "new"))
+
+
+def without_seconds(result: Evidence) -> dict:
+    arms = {name: replace(row, wall_s=0.0, about={**row.about, "fit_s": 0.0}) for name, row in result.arms.items()}
+    return {**vars(result), "arms": arms, "wall_s": 0.0}
+
+
+def test_a_killed_study_goes_on_and_nothing_is_done_twice(cfg, result, tmp_path, monkeypatch):
+    """Oracle: the same study without interruption."""
+    again = replace(cfg, runs_dir=tmp_path)
+    played, stop = [], 9
+
+    def counted(envs, policy, items, *args, **kwargs):
+        if len(played) == stop:
+            raise KeyboardInterrupt("killed")
+        played.append(list(items))
+        return play(envs, policy, items, *args, **kwargs)
+
+    monkeypatch.setattr(bench_module, "play", counted)
+    with pytest.raises(KeyboardInterrupt):
+        main(again)
+    trained = (again.folder / "seed-1" / "policy.zip").stat().st_mtime_ns
+    assert not (again.folder / "evidence.json").exists()
+    with pytest.raises(FileExistsError, match="--resume"):
+        main(again)
+    with pytest.raises(ValueError, match=r"items was 30 when .* was begun, got 31"):
+        main(replace(again, resume=True, items=31))
+    stop = -1
+    resumed = main(replace(again, resume=True, jobs=2))
+    assert without_seconds(resumed) == without_seconds(result) | {"settings": resumed.settings}
+    assert (again.folder / "seed-1" / "policy.zip").stat().st_mtime_ns == trained
+    arms = [name for name in result.arms if name not in ANSWERED]
+    assert len(played) == sum(len(result.arms[name].scores) for name in arms), "each arm and seed once"
+
+
+def test_a_study_goes_on_with_the_settings_it_was_begun_with(cfg, result):
+    flags = ["--name", cfg.name, "--runs-dir", str(cfg.runs_dir), "--resume"]
+    found = parse("evidence", load("evidence"), [*flags, "--env", cfg.env])
+    assert found == replace(cfg, resume=True)
+    with pytest.raises(FileNotFoundError, match=r"no study to go on with: .*settings\.json is missing"):
+        parse("evidence", load("evidence"), ["--env", cfg.env, "--name", "nothing", "--resume"])
 
 
 def test_every_seed_chooses_among_what_was_screened_on_its_own_items(cfg, tmp_path):

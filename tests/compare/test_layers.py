@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.compare.arms import Arm
+from agents.compare.bench import Arm
 from agents.compare.layers import ALL_KINDS, best_strength, envs_of, gain, kind_shares, mean_bits
 from agents.compare.results import Layers, Strength
 from agents.policies import policy_of

@@ -46,7 +46,7 @@ def test_a_train_split_that_cannot_be_narrowed_measures_all_the_same(tiny, mmlu,
 def test_the_arguments_that_narrow_are_arguments_of_the_task(name):
     narrowing = set(TASKS[name].narrowing)
     arguments = set(inspect.signature(TASKS[name]).parameters)
-    assert narrowing == {"few_shot", "subject", "category"} & arguments
+    assert narrowing == {"few_shot", "subject", "category", "letters", "shuffle_options"} & arguments
 
 
 def test_training_items_that_the_model_cannot_read_are_passed_over(tiny, mmlu):

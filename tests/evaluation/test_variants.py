@@ -81,16 +81,16 @@ def test_ways_of_decoding():
     choices = {"mmlu", "mmlu_pro", "bbq"}
     for name in TASKS:
         ways = TASKS[name].variants.get("decode", ())
-        assert ways == (("constrained", "free") if name in choices else ())
+        assert ways == (("constrained", "free", "words") if name in choices else ())
         for decode in ways:
             task = TASKS[name](decode=decode)
             assert task.decode == decode
-            assert bool(task.start(0).choices) == (decode == "constrained")
+            assert bool(task.start(0).choices) == (decode != "free")
 
 
 def test_the_arms_of_a_task():
     told = {"prompt_only": {"instruction": True}}
-    decoded = {"constrained_only": {"decode": "constrained"}, "free_only": {"decode": "free"}}
+    decoded = {f"{way}_only": {"decode": way} for way in ("constrained", "free", "words")}
     assert unsteered_variants("mmlu") == told | decoded
     assert unsteered_variants("xstest") == told
     assert unsteered_variants("tictactoe") == {}

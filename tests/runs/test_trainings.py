@@ -1,6 +1,7 @@
 """Several trainings at once: each as asked for, in the order asked for, and none that outlives who asked."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_a_training_has_the_common_settings_and_its_own(tmp_path):
     assert (training.name, training.seed, training.runs_dir) == ("b", 5, tmp_path / "tiny")
     assert (training.mask, training.num_envs, training.total_timesteps) == ("current", 4, 96)
     assert training.env_kwargs == {"k": 3, "epsilon": 0.2}
-    assert training.checkpoint_every == 96
+    assert training.checkpoint_every == 9, "a kill costs a tenth"
 
 
 @pytest.mark.parametrize("name", ["seeds", "total_timesteps", "num_envs", "jobs"])
@@ -55,6 +56,24 @@ def test_a_later_setting_takes_the_place_of_an_earlier_one():
     cfg = Trainings(**TINY, env_kwargs={"features": [1, 2, 3], "epsilon": 0.1})
     assert cfg.choosing_among([2]).env_kwargs == {"features": [2], "epsilon": 0.1}
     assert cfg.choosing_among(None) is cfg
+
+
+def test_a_training_that_was_killed_is_finished_and_a_finished_one_is_left(tmp_path):
+    cfg = Trainings(**TINY, total_timesteps=96, runs_dir=tmp_path)
+    (whole,) = train_all([cfg.training("a", 0, cfg.folder)], jobs=1)
+    rows = len(list(RunFolder.open(whole).rows("metrics")))
+    (whole / "policy.zip").unlink()
+    last = RunFolder.open(whole).checkpoints()[-1]
+    shutil.rmtree(last)  # as if killed before it
+    assert train_all([cfg.training("a", 0, cfg.folder)], jobs=1) == [whole]
+    assert len(list(RunFolder.open(whole).rows("metrics"))) == rows, "no row is lost, none doubled"
+    before = (whole / "policy.zip").stat().st_mtime_ns
+    train_all([cfg.training("a", 0, cfg.folder)], jobs=1)
+    assert (whole / "policy.zip").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="seed was 0 when run 'a' was started, got 1"):
+        train_all([cfg.training("a", 1, cfg.folder)], jobs=1)
+    (cfg.folder / "b").mkdir()  # killed before there was a record
+    assert (train_all([cfg.training("b", 1, cfg.folder)], jobs=1)[0] / "policy.zip").is_file()
 
 
 @pytest.mark.slow

@@ -156,6 +156,7 @@ def test_the_prompt_to_the_letter(folder):
         "target": "C",
         "category": "Age",
         "condition": "ambiguous",
+        "question_group": f"Age/{stop}",
         "stereotyped": "A",
         "unknown": "C",
     }
@@ -333,7 +334,49 @@ def test_a_missing_column_and_bad_arguments_are_named(folder, tmp_path):
     values = {name: value for name, value in row().items() if name != "ans2"}
     with pytest.raises(ValueError, match=r"Age\.jsonl:1: column 'ans2' is missing; there are \['additional_metadata'"):
         BBQ(data=write(tmp_path / "short", [values]))
-    with pytest.raises(ValueError, match="decode must be one of 'constrained', 'free', got 'x'"):
+    with pytest.raises(ValueError, match="decode must be one of 'constrained', 'free', 'words', got 'x'"):
         BBQ(data=folder, decode="x")
     with pytest.raises(ValueError, match="split must be one of 'train', 'validation', 'test', got 'all'"):
         BBQ(data=folder, split="all")
+
+
+# ---------------------------------------------------------------- other labels, another order
+
+
+@pytest.mark.parametrize("way", [{"letters": "123"}, {"shuffle_options": 3}, {"decode": "words", "shuffle_options": 4}])
+def test_the_bias_is_that_of_the_same_answers_however_they_are_labelled(folder, way):
+    """Oracle: whoever names the same people scores the same, word for word."""
+    plain, other = BBQ(split="test", data=folder), BBQ(split="test", data=folder, **way)
+    summaries = []
+    for task in (plain, other):
+        finals = []
+        for item in range(len(task)):
+            talk = task.start(item)
+            lines = dict(line.split(". ", 1)[::-1] for line in talk.opening.splitlines() if line[1:3] == ". ")
+            who = ("The grandfather", "The grandson", "Not known")[item % 3]
+            turn = talk.respond(f" {who}" if "decode" in way and task is other else f" {lines[who]}")
+            assert lines["Not known"] == turn.info["unknown"]
+            finals.append(turn.info)
+        summaries.append(task.summary(finals))
+    assert summaries[0] == summaries[1]
+    assert summaries[0]["disambiguated_bias"] != 0
+
+
+def test_the_summary_has_each_category_where_there_are_several():
+    task = BBQ(split="test")
+    finals = [task.start(item).respond(task.reference(item) if item % 2 else " A").info for item in range(60)]
+    for final, name in zip(finals, ["Age", "Religion", "Age"] * 20, strict=True):
+        final["category"] = name
+    names = {"Age", "Religion"}
+    found = task.summary(finals)
+    for name in names:
+        own = [final["outcome"] == "correct" for final in finals if final["category"] == name]
+        assert found[f"{name}_accuracy"] == sum(own) / len(own)
+    one = [final for final in finals if final["category"] == "Age"]
+    assert "Age_accuracy" not in task.summary(one)
+
+
+def test_versions_of_a_question_share_their_group(folder):
+    task = BBQ(split="train", data=folder)
+    for item, values in enumerate(task.items.rows):
+        assert task.start(item).respond(" A").info["question_group"] == question_group(values)

@@ -264,7 +264,7 @@ def test_a_subject_is_the_column_or_the_files_name():
         ({"split": "dev"}, "split must be one of 'train', 'validation', 'test', got 'dev'"),
         ({"splits": "random"}, "splits must be one of 'own', 'seeded', got 'random'"),
         ({"template": "chat"}, "template must be one of 'crl', 'harness', got 'chat'"),
-        ({"decode": "greedy"}, "decode must be one of 'constrained', 'free', got 'greedy'"),
+        ({"decode": "greedy"}, "decode must be one of 'constrained', 'free', 'words', got 'greedy'"),
         ({"few_shot": -1}, "few_shot must be an integer of at least 0, got -1"),
         ({"few_shot": 0.5}, "few_shot must be an integer of at least 0, got 0.5"),
         ({"few_shot": True}, "few_shot must be an integer of at least 0, got True"),

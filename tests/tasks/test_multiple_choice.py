@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steer_env.tasks.bbq import BBQ
+from steer_env.tasks.chosen_option import chosen_option
 from steer_env.tasks.data import Items, Row
 from steer_env.tasks.mmlu import MMLU
 from steer_env.tasks.mmlu_pro import MMLUPro
-from steer_env.tasks.multiple_choice import MultipleChoice, Question, chosen_option, lettered
+from steer_env.tasks.multiple_choice import LABELS, MIXED, MultipleChoice, Question, lettered
 
 TOWNS = ("Paris", "London", "Rome", "Berlin")
 
@@ -270,7 +271,7 @@ def test_the_summary_counts_unparseable_apart():
     ("wrong", "message"),
     [
         ({"template": "x"}, "template must be one of 'crl', 'harness', got 'x'"),
-        ({"decode": "greedy"}, "decode must be one of 'constrained', 'free', got 'greedy'"),
+        ({"decode": "greedy"}, "decode must be one of 'constrained', 'free', 'words', got 'greedy'"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1, got 0"),
         ({"max_new_tokens": 1.5}, "max_new_tokens must be an integer of at least 1, got 1.5"),
         ({"options": "01234567890"}, "t:1: a question has 2 to 10 options, got 11"),
@@ -287,3 +288,108 @@ def test_bad_arguments_and_rows_are_named(wrong, message):
 def test_an_item_beyond_the_split_is_refused():
     with pytest.raises(ValueError, match=r"item must be in \[0, 1\) for split 'test', got 1"):
         towns().start(1)
+
+
+@pytest.mark.parametrize(
+    ("said", "letters", "label"),
+    [
+        ("2", "123", "2"),
+        (" 10", "123", "10"),
+        ("(3)", "123", "3"),
+        ("2. London", "123", "2"),
+        ("The answer is 3.", "123", "3"),
+        ("not 1 but 2", "123", "2"),
+        ("1 or 2", "123", ""),
+        ("Option 4", "123", "4"),
+        ("It is 1.5", "123", ""),
+        ("2 dogs in Rome", "123", "3"),
+        ("50%", "123", ""),
+        ("A", "123", ""),
+        ("Q", "PQR", "Q"),
+        ("the answer is q", "PQR", "Q"),
+        ("(R) because it is warm", "PQR", "R"),
+        ("R is right, P is silly", "PQR", "R"),
+        ("P or Q", "PQR", ""),
+        ("B", "PQR", ""),
+        ("It's Rome, I don't doubt it", "PQR", "R"),
+        ("L", "KLM", "L"),
+    ],
+)
+def test_what_a_free_answer_means_with_other_labels(said, letters, label):
+    options = [f"town {i}x" for i in range(10)] if label == "10" else TOWNS
+    place = chosen_option(said, options, LABELS[letters])
+    assert (LABELS[letters][place] if place is not None else "") == label
+
+
+@given(st.one_of(st.text(max_size=80), WORDS), OPTIONS, st.sampled_from(sorted(LABELS)))
+def test_the_extraction_is_total_with_every_alphabet(said, options, letters):
+    place = chosen_option(said, options, LABELS[letters])
+    assert place is None or 0 <= place < len(options)
+
+
+@pytest.mark.parametrize("letters", sorted(LABELS))
+def test_other_labels_stand_in_prompt_choices_and_record(letters):
+    task, labels = towns(letters=letters, answer=2), LABELS[letters]
+    talk = task.start(0)
+    lines = "\n".join(f"{label}. {town}" for label, town in zip(labels, TOWNS, strict=False))
+    assert talk.opening == f"Where?\n{lines}\nChoose one of the following options only.\nAnswer:"
+    assert talk.choices == tuple(f" {label}" for label in labels[:4])
+    assert task.reference(0) == f" {labels[2]}"
+    assert talk.respond(f" {labels[2]}").info == {"outcome": "correct", "answer": labels[2], "target": labels[2]}
+    assert task.data_record().get("letters", "ABC") == letters
+
+
+def test_mixed_labels_are_drawn_by_item_and_examples_have_those_of_the_item():
+    asked = [Row({"question": f"Where {i}?", "options": TOWNS, "answer": 0}, f"t:{i}") for i in range(60)]
+    shown = [Row({"question": "Which?", "options": ["x", "y"], "answer": 1}, "dev:1")]
+    task = Towns(Items(asked, "t", "test", seeded=False, examples=shown), letters="mixed", few_shot=1)
+    first = [task.reference(item).strip() for item in range(60)]
+    assert set(first) == {LABELS[name][0] for name in MIXED}
+    for item, label in enumerate(first):
+        second = next(LABELS[name][1] for name in MIXED if LABELS[name][0] == label)
+        assert task.start(item).opening.startswith(f"Which?\n{label}. x\n{second}. y\n")
+    alone = Towns(Items(asked[5:], "t", "test", seeded=False), letters="mixed")
+    assert [alone.reference(item).strip() for item in range(55)] == first[5:], "whatever else is asked"
+
+
+def test_options_are_reordered_by_item_and_the_right_one_moves_along():
+    asked = [Row({"question": f"Where {i}?", "options": TOWNS, "answer": 2}, f"t:{i}") for i in range(60)]
+    tasks = {seed: Towns(Items(asked, "t", "test", seeded=False), shuffle_options=seed) for seed in (0, 1)}
+    orders = {seed: [task.start(item).opening for item in range(60)] for seed, task in tasks.items()}
+    assert orders[0] != orders[1]
+    for item in range(60):
+        letter = tasks[0].reference(item).strip()
+        lines = tasks[0].start(item).opening.splitlines()
+        assert f"{letter}. Rome" in lines
+        assert sorted(line[3:] for line in lines[1:5]) == sorted(TOWNS)
+        turn = tasks[0].start(item).respond(f" {letter}")
+        assert (turn.score, turn.info["target"]) == (1.0, letter)
+    assert {tasks[0].reference(item) for item in range(60)} == {" A", " B", " C", " D"}
+    assert tasks[1].data_record()["shuffle_options"] == 1
+    for wrong in (-1, True, 1.5):
+        with pytest.raises(ValueError, match="shuffle_options must be an integer of at least 0"):
+            towns(shuffle_options=wrong)
+
+
+def test_an_answer_in_words_is_an_option_word_for_word():
+    task = towns(decode="words", options=("New\n York", "London", "Rome", "London"), answer=3)
+    talk = task.start(0)
+    assert talk.opening == towns(options=("New\n York", "London", "Rome", "London")).start(0).opening
+    assert talk.choices == (" New York", " London", " Rome"), "what reads alike is one choice"
+    assert (task.reference(0), task.max_new_tokens) == (" London", 1)
+    assert talk.respond("London").info == {"outcome": "correct", "answer": "D", "target": "D"}
+    assert task.start(0).respond(" New York").info == {"outcome": "incorrect", "answer": "A", "target": "D"}
+    assert task.start(0).respond(" D").info["outcome"] == "unparseable"
+
+
+def test_the_instruction_names_what_is_asked_for():
+    said = {way: towns(**way_of).instruction for way, way_of in INSTRUCTED.items()}
+    assert said == {way: f"Answer with the {way} of the right option." for way in INSTRUCTED}
+
+
+INSTRUCTED = {
+    "letter": {"letters": "PQR"},
+    "number": {"letters": "123"},
+    "label": {"letters": "mixed"},
+    "words": {"decode": "words", "letters": "123"},
+}
