@@ -8,6 +8,7 @@ layer that is steered: every environment, split and arm of a model shares one st
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -78,13 +79,13 @@ class PromptStore:
 
     def keep(self, kind: str, prompt: Tokens, rows: Tensor) -> None:
         """Keep ``rows [tokens, D]`` of the last tokens of ``prompt``: all those that :meth:`find` did not find."""
-        if not bool(torch.isfinite(rows).all()):
+        if not math.isfinite(rows.sum(dtype=torch.float32)):  # one that is not finite makes the sum so
             return
         first = len(prompt) - len(rows)
         rows = rows.cpu()
         spans = [span for span in self._spans(len(prompt)) if span[0] >= first]
         for start, end in reversed(spans):  # the beginning is worth the most, and should go last
-            piece = rows[start - first : end - first].clone()
+            piece = rows if len(spans) == 1 else rows[start - first : end - first].clone()
             self._put(kind, prompt[:end], piece)
             if self.folder is not None:
                 self.folder.write(kind, prompt[:end], piece)
