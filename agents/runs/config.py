@@ -185,7 +185,7 @@ class Trainings:
     algo_kwargs: KeyValues = field(default_factory=dict)
     """Settings of the algorithm."""
     mask: Mask | None = None
-    """Which features are legal actions; by default those with distinct effects, where a mask can be."""
+    """Which features are legal actions; by default those with distinct effects, where a mask can be and none is screened."""
     head: Head = "linear"
     """Policy head."""
     screen: int | None = None
@@ -203,7 +203,8 @@ class Trainings:
 
     def __post_init__(self) -> None:
         if self.mask is None:
-            object.__setattr__(self, "mask", default_mask(self.algo, self.env, self.env_kwargs))
+            found = default_mask(self.algo, self.env, self.env_kwargs) if self.screen is None else "off"
+            object.__setattr__(self, "mask", found)
         for name in ("seeds", "total_timesteps", "num_envs", "jobs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -50,6 +50,7 @@ def config(tiny, tmp_path):
         total_timesteps=960,
         num_envs=4,
         seed=2,
+        mask="off",
         env_kwargs=tiny,
         algo_kwargs={"n_steps": 16, "n_epochs": 1, "net_arch": [8]},
         checkpoint_every=128,
