@@ -78,7 +78,9 @@ class Episode:
         self._running[lane] = _Lane(draw, conversation, transcript=[(conversation.opening, False)])
         self._offer(lane, conversation.opening, opening=True)
         self._active[lane] = False
-        self.scene.model.restart(lane, self.scene.tokenizer.prompt(conversation.opening))
+        options = self._running[lane].options
+        once = self.scene.task.turns == 1 and bool(options) and all(len(option) == 1 for option in options)
+        self.scene.model.restart(lane, self.scene.tokenizer.prompt(conversation.opening), once)
 
     def observe(self) -> Any:
         """Read what is new in every lane up to the steering site; returns the batched observation."""

@@ -25,7 +25,7 @@ from steer_env.envs.vector_env import SteerVectorEnv
 from steer_env.errors import NotTheBenchmark, SteeringError
 from steer_env.lm.labels import read_labels
 from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer, resolve_device
-from steer_env.lm.model import SteeredModel
+from steer_env.lm.model import SteeredModel, proven_upper_half
 from steer_env.lm.presets import Preset, find_preset, is_embedded
 from steer_env.lm.prompts import prompt_store
 from steer_env.lm.sae import FeatureDictionary
@@ -113,7 +113,8 @@ def _make_scene(
     settings: Settings, parts: _Parts, source: Source, actuator: Actuator, lanes: int, benchmark: bool = False
 ) -> Scene:
     prompts = prompt_store(parts.lm, settings.prompt_store)
-    model = SteeredModel(parts.lm, parts.row.layer, lanes, parts.row.site, prompts)
+    upper = proven_upper_half(parts.lm, parts.row.layer, parts.row.site) if prompts.shared else None
+    model = SteeredModel(parts.lm, parts.row.layer, lanes, parts.row.site, prompts, upper=upper)
     parts.sae.warn_if_elsewhere(parts.row.layer, parts.row.site)
     return Scene(
         model=model,

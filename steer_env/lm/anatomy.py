@@ -25,12 +25,22 @@ def find_block(lm: Any, layer: int, site: str) -> nn.Module:
     """
     if site not in ("post", "pre"):
         raise SteeringError(f"site must be 'post' or 'pre', got {site!r}")
+    blocks = find_blocks(lm)
+    if not 0 <= layer < len(blocks):
+        raise SteeringError(f"layer must be in [0, {len(blocks)}), got {layer}")
+    return blocks[layer]
+
+
+def find_blocks(lm: Any) -> nn.ModuleList:
+    """The blocks of a decoder-only model.
+
+    Raises:
+        SteeringError: It keeps them in no list.
+    """
     count = lm.config.get_text_config().num_hidden_layers
     for module in lm.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            if not 0 <= layer < count:
-                raise SteeringError(f"layer must be in [0, {count}), got {layer}")
-            return module[layer]
+            return module
     raise SteeringError(f"{type(lm).__name__} holds no list of {count} blocks to steer")
 
 

@@ -139,16 +139,16 @@ class LaneCache(Cache):
         """Whether a pass has shown what keys and values look like, so that :meth:`fill` knows where they belong."""
         return any(layer.is_initialized for layer in self._blocks)
 
-    def rows(self, lane: int, start: int, end: int) -> Tensor:
-        """``[end - start, D]``: the keys and values of a lane's tokens, those of all blocks side by side."""
-        parts = [buffer[lane, :, start:end].transpose(0, 1).flatten(1) for buffer in self._buffers()]
+    def rows(self, lane: int, start: int, end: int, block: int = 0) -> Tensor:
+        """``[end - start, D]``: the keys and values of a lane's tokens, those of all blocks from ``block`` on."""
+        parts = [buffer[lane, :, start:end].transpose(0, 1).flatten(1) for buffer in self._buffers(block)]
         return torch.cat(parts, dim=1)
 
-    def fill(self, lane: int, rows: Tensor) -> None:
-        """Let an empty lane hold the tokens that ``rows`` of :meth:`rows` are of."""
+    def fill(self, lane: int, rows: Tensor, block: int = 0) -> None:
+        """Let an empty lane hold the tokens that ``rows`` of :meth:`rows` are of, in the blocks from ``block`` on."""
         count, first = len(rows), 0
         self._reserve(count)
-        buffers = list(self._buffers())
+        buffers = list(self._buffers(block))
         rows = rows.to(buffers[0].device)
         for buffer in buffers:
             heads, width = buffer.shape[1], buffer.shape[3]
@@ -156,9 +156,9 @@ class LaneCache(Cache):
             first += heads * width
         self.lengths[lane] = count
 
-    def _buffers(self) -> Iterator[Tensor]:
+    def _buffers(self, block: int = 0) -> Iterator[Tensor]:
         """The buffers of the blocks that have keys and values of their own: some models share them."""
-        for layer in self._blocks:
+        for layer in self._blocks[block:]:
             if layer.is_initialized:
                 yield layer.key_buffer
                 yield layer.value_buffer

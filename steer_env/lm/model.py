@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from greenlet import getcurrent, greenlet
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steer_env.lm.prompts import PromptStore
+    from steer_env.lm.upper_half import UpperHalf
 
 Watcher: TypeAlias = "Callable[[Tensor, Tensor, Tensor], None]"
 _LONGEST_CHUNK = 8
 _KEYS_AND_VALUES = "keys and values"
+_SHORT_TEXTS = ((3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5), (2, 7, 1, 8, 2, 8, 1, 8, 2))
+_ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-3}
+_UPPER_HALVES: WeakKeyDictionary[Any, dict[tuple[int, str], UpperHalf | None]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -51,6 +56,7 @@ class SteeredModel:
         lanes: Number of lanes ``B``.
         site: ``"post"`` = output of block ``L``; ``"pre"`` = its input.
         prompts: What was read of prompts, for lanes that restart with one that is known or begins like one.
+        upper: The blocks above the site, for lanes that say one token behind a known prompt.
         watch: Called as ``watch(lanes [b], residuals [b, Q, M], real [b, Q])`` with every token that passes the
             site, steered ones before steering; ``real`` is False on padding.
 
@@ -66,6 +72,7 @@ class SteeredModel:
         site: str = "post",
         prompts: PromptStore | None = None,
         watch: Watcher | None = None,
+        upper: UpperHalf | None = None,
     ):
         from steer_env.lm.cache import LaneCache  # builds on Transformers, which takes a second to import
 
@@ -74,7 +81,10 @@ class SteeredModel:
         self.layer = layer
         self.site = site
         self.watch = watch
+        self._upper = upper
         self._residuals_kind = f"residuals {site} block {layer}"
+        self._above_kind = f"keys and values above {site} block {layer}"
+        self._last_kind = f"last residual {site} block {layer}"
         self.forward_passes = 0
         self._block = find_block(lm, layer, site)
         self._masks = mask_maker(lm)
@@ -90,18 +100,38 @@ class SteeredModel:
         self._counts: list[int] = []
         self._prompts = prompts
         self._to_keep: dict[int, _Unkept] = {}
+        self._once = [False] * lanes
+        self._last: list[Tensor | None] = [None] * lanes
+        self._halved: dict[int, tuple[int, ...]] = {}
+        self._waiting: Tensor | None = None
         self._thread = threading.get_ident()
 
-    def restart(self, lane: int, tokens: Sequence[int]) -> None:
-        """Forget the lane's past and queue the prompt ``tokens`` (at least one)."""
+    def restart(self, lane: int, tokens: Sequence[int], once: bool = False) -> None:
+        """Forget the lane's past and queue the prompt ``tokens`` (at least one).
+
+        Args:
+            lane: The lane.
+            tokens: The prompt.
+            once: Nothing will be written behind the token that comes next. Where all lanes are so, only the blocks
+                above the site run for it, if the engine was given them.
+        """
         self._drop_pass()
         self._cache.clear(lane)
         self._pending[lane] = []
         self._to_keep.pop(lane, None)
+        self._once[lane], self._last[lane] = False, None
+        self._halved.pop(lane, None)
         self.write(lane, tokens)
+        self._once[lane] = once and len(tokens) > _LONGEST_CHUNK
 
     def write(self, lane: int, tokens: Sequence[int]) -> None:
-        """Queue ``tokens`` behind what the lane holds; the next :meth:`observe` reads them."""
+        """Queue ``tokens`` behind what the lane holds; the next :meth:`observe` reads them.
+
+        Raises:
+            SteeringError: The model's context has no room for them, or the lane was to say one token only.
+        """
+        if self._once[lane]:
+            raise SteeringError(f"lane {lane} was restarted for one token: nothing can be written behind it")
         self._require_room(lane, len(tokens))
         self._pending[lane].extend(tokens)
 
@@ -128,11 +158,15 @@ class SteeredModel:
             SteeringError: A lane has nothing queued, or its residual is not finite (the lane is named).
         """
         self._drop_pass()
+        self._thread = threading.get_ident()
+        if self._upper_alone:
+            self._waiting = self._known_residuals()
+            return _finite(self._waiting.float(), "residual")
+        self._read_whole()
         self._prefill()
         self._counts = [len(tokens) for tokens in self._pending]
         self._require_tokens()
         inputs = self._inputs(range(self.lanes), self._pending)
-        self._thread = threading.get_ident()
         self._paused = greenlet(pausing_pass)
         self.forward_passes += 1
         with self._switching():
@@ -154,17 +188,24 @@ class SteeredModel:
         Raises:
             SteeringError: Nothing is paused, the shape is wrong, or a row is not finite (the lane is named).
         """
-        if self._paused is None:
+        if not self.paused:
             raise SteeringError("advance needs a paused pass: call observe first")
         if delta.shape != (self.lanes, self._width):
             wanted = (self.lanes, self._width)
             raise SteeringError(f"the steering vectors must be of shape {wanted}, got {tuple(delta.shape)}")
         _finite(delta.to(self._dtype), "steering vector")
         self._check_thread()
-        with self._switching():
-            output = self._paused.switch(delta)
-        self._paused = None
-        logits = output.logits[:, -1].float()
+        if self._waiting is not None:
+            logits = self._above(self._waiting + delta.to(self._waiting))
+            self._counts, self._waiting = [1] * self.lanes, None
+            self._last = [None] * self.lanes
+            self._halved.clear()
+        else:
+            assert self._paused is not None
+            with self._switching():
+                output = self._paused.switch(delta)
+            self._paused = None
+            logits = output.logits[:, -1].float()
         try:
             _finite(logits.max(dim=-1, keepdim=True).values, "logits' maximum", "; lower the coefficient")
         except SteeringError:
@@ -178,6 +219,9 @@ class SteeredModel:
     def peek(self) -> Tensor:
         """``[B, V]`` float32 logits the unsteered model gives for the queued tokens. Costs one more forward pass."""
         self._drop_pass()
+        if self._upper_alone:
+            return self._above(self._known_residuals())
+        self._read_whole()
         self._prefill()
         self._require_tokens()
         with torch.no_grad(), explained_memory():
@@ -200,6 +244,8 @@ class SteeredModel:
         self._drop_pass()
         lanes = sorted(heads)
         for lane in lanes:
+            if self._once[lane]:
+                raise SteeringError(f"lane {lane} was restarted for one token: nothing can be foreseen behind it")
             self._require_room(lane, len(heads[lane]))
         inputs = self._inputs(lanes, [[*self._pending[lane], *heads[lane]] for lane in lanes])
         if self._extra:
@@ -214,6 +260,68 @@ class SteeredModel:
                 self._cache.scrub()
                 raise SteeringError(f"the log-probabilities of lane {lane} are not finite")
         return read
+
+    @property
+    def _upper_alone(self) -> bool:
+        """Whether the pass to come needs the blocks above the site only; a watcher wants to see the others."""
+        return self._upper is not None and self.watch is None and all(self._once) and all(self._pending)
+
+    def _above(self, residual: Tensor) -> Tensor:
+        """``[B, V]`` float32 logits of the blocks above the site for residuals ``[B, M]``; the lanes stay as they are."""
+        assert self._upper is not None
+        self.forward_passes += 1
+        with explained_memory():
+            return self._upper(residual, self._inputs(range(self.lanes), self._pending))
+
+    def _known_residuals(self) -> Tensor:
+        """``[B, M]`` residuals of the prompts' last tokens, which alone stay queued; prompts not known are read."""
+        fresh = {lane: tuple(self._pending[lane]) for lane in range(self.lanes) if self._last[lane] is None}
+        unknown = [lane for lane, prompt in fresh.items() if not self._recall_above(lane, prompt)]
+        for lane in unknown:
+            self._recall(lane)
+            if len(self._pending[lane]) > 1:
+                self._read_ahead([lane], on_disk=False)
+        if unknown:
+            self._read_last(unknown, fresh)
+        return torch.cat([row for row in self._last if row is not None])
+
+    def _recall_above(self, lane: int, prompt: tuple[int, ...]) -> bool:
+        """Fill an empty lane with what is known of its prompt above the site, if that is all of it."""
+        assert self._upper is not None
+        if self._prompts is None:
+            return False
+        last, found = self._prompts.last(self._last_kind, prompt), self._prompts.find((self._above_kind,), prompt[:-1])
+        if last is None or found is None or len(found[0]) < len(prompt) - 1:
+            return False
+        if not self._cache.shaped:
+            self._shape_cache()
+        self._cache.fill(lane, found[0], self._upper.first)
+        self._pending[lane] = [prompt[-1]]
+        self._last[lane], self._halved[lane] = last.to(self._device), prompt
+        return True
+
+    def _read_last(self, lanes: Sequence[int], prompts: Mapping[int, tuple[int, ...]]) -> None:
+        """Read the last token of prompts up to the site, and keep what is above it and the residual."""
+        assert self._upper is not None
+        seen: list[Tensor] = []
+        inputs = self._inputs(lanes, [self._pending[lane] for lane in lanes])
+        self.forward_passes += 1
+        with torch.no_grad(), explained_memory():
+            hooked_pass(self.lm, inputs, self._block, self.site, lambda hidden: seen.append(hidden[:, -1]))
+        for lane, row in zip(lanes, seen[0].split(1), strict=True):
+            self._last[lane] = row
+            if self._prompts is not None:
+                head = prompts[lane][:-1]
+                self._prompts.keep(self._above_kind, head, self._cache.rows(lane, 0, len(head), self._upper.first))
+                self._prompts.keep_last(self._last_kind, prompts[lane], row)
+
+    def _read_whole(self) -> None:
+        """Queue the whole prompts again of lanes that hold only what is above the site."""
+        for lane, prompt in self._halved.items():
+            self._cache.clear(lane)
+            self._pending[lane] = list(prompt)
+            self._last[lane] = None
+        self._halved.clear()
 
     def _prefill(self) -> None:
         """Read long queues, all but their last token, so that the pass to come has one token a lane.
@@ -266,8 +374,8 @@ class SteeredModel:
         """What is kept of a prompt: a watcher needs the residuals too, which keys and values do not hold."""
         return (_KEYS_AND_VALUES,) if self.watch is None else (_KEYS_AND_VALUES, self._residuals_kind)
 
-    def _read_ahead(self, lanes: Sequence[int]) -> None:
-        """Read all but the last queued token of ``lanes`` in one pass."""
+    def _read_ahead(self, lanes: Sequence[int], on_disk: bool = True) -> None:
+        """Read all but the last queued token of ``lanes`` in one pass; what is new is kept, also on disk if asked."""
         heads = [self._pending[lane][:-1] for lane in lanes]
         inputs = self._inputs(lanes, heads)
         self.forward_passes += 1
@@ -276,15 +384,15 @@ class SteeredModel:
         self._cache.commit(lanes, [len(head) for head in heads])
         for lane in lanes:
             self._pending[lane] = self._pending[lane][-1:]
-        self._keep_prompts(lanes)
+        self._keep_prompts(lanes, on_disk)
 
-    def _keep_prompts(self, lanes: Sequence[int]) -> None:
+    def _keep_prompts(self, lanes: Sequence[int], on_disk: bool = True) -> None:
         """Keep what has been read of new prompts in ``lanes``."""
         for lane in lanes:
             unkept = self._to_keep.pop(lane, None)
             if unkept is None or self._prompts is None:
                 continue
-            self._prompts.keep(_KEYS_AND_VALUES, unkept.head, self._cache.rows(lane, unkept.start, len(unkept.head)))
+            self._prompts.keep(_KEYS_AND_VALUES, unkept.head, self._cache.rows(lane, unkept.start, len(unkept.head)), on_disk)
             if unkept.residuals is not None:
                 self._prompts.keep(self._residuals_kind, unkept.head, unkept.residuals)
 
@@ -315,7 +423,7 @@ class SteeredModel:
     @property
     def paused(self) -> bool:
         """Whether a pass sleeps at the site, so that :meth:`advance` may come."""
-        return self._paused is not None
+        return self._paused is not None or self._waiting is not None
 
     def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:
@@ -341,7 +449,7 @@ class SteeredModel:
             self._paused.parent = getcurrent()
             with torch.no_grad():
                 self._paused.throw()
-        self._paused = None
+        self._paused = self._waiting = None
 
     @contextmanager
     def _switching(self) -> Iterator[None]:
@@ -354,6 +462,39 @@ class SteeredModel:
         except BaseException:
             self._paused = None
             raise
+
+
+def proven_upper_half(lm: Any, layer: int, site: str) -> UpperHalf | None:
+    """The blocks above a site, where they give the model's own logits by themselves; None where they do not.
+
+    It is tried on two short texts, unsteered and steered. Models whose blocks have more in common than the residual,
+    or that do something else with embeddings than with tokens, fail.
+    """
+    from steer_env.lm.upper_half import UpperHalf
+
+    halves = _UPPER_HALVES.setdefault(lm, {})
+    if (layer, site) not in halves:
+        half = UpperHalf(lm, layer, site)
+        halves[layer, site] = half if _gives_the_same(lm, layer, site, half) else None
+    return halves[layer, site]
+
+
+def _gives_the_same(lm: Any, layer: int, site: str, half: UpperHalf) -> bool:
+    logits = []
+    try:
+        for upper in (None, half):
+            model = SteeredModel(lm, layer, len(_SHORT_TEXTS), site, upper=upper)
+            for strength in (0.0, 0.5):
+                for lane, tokens in enumerate(_SHORT_TEXTS):
+                    model.restart(lane, tokens, once=upper is not None)
+                logits.append(model.advance(strength * model.observe().roll(1, dims=1)))
+    except Exception:  # whatever the later blocks alone may raise: the whole model is run then
+        return False
+    rounding = _ROUNDING.get(str(lm.dtype).removeprefix("torch."), 0.0)
+    return all(
+        torch.allclose(whole, alone, rtol=0, atol=rounding * float(whole.abs().max()))
+        for whole, alone in zip(logits[:2], logits[2:], strict=True)
+    )
 
 
 def _finite(rows: Tensor, what: str, advice: str = "") -> Tensor:

@@ -77,7 +77,22 @@ class PromptStore:
         self._used(kinds, prompt, len(found))
         return [torch.cat(column) if len(column) > 1 else column[0] for column in zip(*found, strict=True)]
 
-    def keep(self, kind: str, prompt: Tokens, rows: Tensor) -> None:
+    @property
+    def shared(self) -> bool:
+        """Whether environments share it, and prompts what they begin with."""
+        return self._piece is not None
+
+    def last(self, kind: str, prompt: Tokens) -> Tensor | None:
+        """The row ``[1, D]`` of a prompt's last token that :meth:`keep_last` kept."""
+        return self._get(kind, prompt)
+
+    def keep_last(self, kind: str, prompt: Tokens, row: Tensor) -> None:
+        """Keep the row ``[1, D]`` of a prompt's last token, found by the whole prompt alone."""
+        self._put(kind, prompt, row.cpu())
+        if self.folder is not None:
+            self.folder.write(kind, prompt, row.cpu())
+
+    def keep(self, kind: str, prompt: Tokens, rows: Tensor, on_disk: bool = True) -> None:
         """Keep ``rows [tokens, D]`` of the last tokens of ``prompt``: all those that :meth:`find` did not find."""
         if not math.isfinite(rows.sum(dtype=torch.float32)):  # one that is not finite makes the sum so
             return
@@ -87,7 +102,7 @@ class PromptStore:
         for start, end in reversed(spans):  # the beginning is worth the most, and should go last
             piece = rows if len(spans) == 1 else rows[start - first : end - first].clone()
             self._put(kind, prompt[:end], piece)
-            if self.folder is not None:
+            if self.folder is not None and on_disk:
                 self.folder.write(kind, prompt[:end], piece)
 
     def _spans(self, length: int) -> list[tuple[int, int]]:
