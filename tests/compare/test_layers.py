@@ -208,7 +208,7 @@ def test_the_gain_is_over_the_unsteered_model_on_the_same_items():
         return Played([{"score": score} for score in scores], {})
 
     arms = {"unsteered": Arm([played(0, 1, 0, 0)], 0.0), "trained": Arm([played(1, 1, 1, 1), played(1, 0, 0, 0)], 0.0)}
-    found = gain(arms, seed=0)
+    found = gain(arms["trained"], arms["unsteered"], seed=0)
     assert found.by_seed == [0.75, 0.0]
     assert found.mean == 0.375
     assert found.ci95 == (-1.0, 1.0), "two seeds this far apart say nothing"
