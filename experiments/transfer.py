@@ -53,8 +53,9 @@ class TransferConfig:
 
     def record(self) -> dict[str, Any]:
         """All settings that numbers depend on."""
-        names = ("changes", "split", "items", "lora_steps", "seed", "num_envs")
-        return {name: getattr(self, name) for name in names} | {"run": [str(path) for path in self.run]}
+        names = ("split", "items", "lora_steps", "seed", "num_envs")
+        listed = {"run": [str(path) for path in self.run], "changes": self.changes and list(self.changes)}
+        return listed | {name: getattr(self, name) for name in names}
 
 
 def main(cfg: TransferConfig) -> Transfer:

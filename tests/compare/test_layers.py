@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.compare.arms import gain
 from agents.compare.bench import Arm
-from agents.compare.layers import ALL_KINDS, best_strength, envs_of, gain, kind_shares, mean_bits
+from agents.compare.layers import ALL_KINDS, best_strength, envs_of, kind_shares, mean_bits
 from agents.compare.results import Layers, Strength
 from agents.policies import policy_of
 from agents.runs.config import parse_settings
@@ -208,11 +209,11 @@ def test_the_gain_is_over_the_unsteered_model_on_the_same_items():
         return Played([{"score": score} for score in scores], {})
 
     arms = {"unsteered": Arm([played(0, 1, 0, 0)], 0.0), "trained": Arm([played(1, 1, 1, 1), played(1, 0, 0, 0)], 0.0)}
-    found = gain(arms, seed=0)
+    found = gain(arms["trained"], arms["unsteered"], seed=0)
     assert found.by_seed == [0.75, 0.0]
     assert found.mean == 0.375
     assert found.ci95 == (-1.0, 1.0), "two seeds this far apart say nothing"
-    alone = gain(arms | {"trained": Arm([played(1, 1, 1, 1)], 0.0)}, seed=0)
+    alone = gain(Arm([played(1, 1, 1, 1)], 0.0), arms["unsteered"], seed=0)
     assert alone.ci95 == pytest.approx(wilson(3, 4)), "over items"
 
 
