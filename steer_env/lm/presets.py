@@ -57,9 +57,10 @@ _SMOLLM2 = _shipped("smollm2-135m-instruct")
 PRESETS: dict[str, Preset] = {
     "smollm2-135m-instruct": Preset(
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        sae=_SMOLLM2[14],
-        layer=14,
+        sae=_SMOLLM2[22],
+        layer=22,
         coefficient=1.0,
+        chat=True,
         saes=_SMOLLM2,
     ),
     "gpt2": Preset(
