@@ -140,6 +140,7 @@ class TrainConfig:
         for name in ("total_timesteps", "num_envs", "checkpoint_every", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        assert self.mask is not None
         check_mask_settings(self.mask, self.mask_kwargs)
 
     def settings(self) -> dict[str, Any]:
@@ -185,7 +186,8 @@ class Trainings:
     algo_kwargs: KeyValues = field(default_factory=dict)
     """Settings of the algorithm."""
     mask: Mask | None = None
-    """Which features are legal actions; by default those with distinct effects, where a mask can be and none is screened."""
+    """Which features are legal actions; by default those with distinct effects, where a mask can be and none is
+    screened."""
     head: Head = "linear"
     """Policy head."""
     screen: int | None = None

@@ -1,4 +1,4 @@
-"""What unsteered episodes of train show at the tokens an agent would steer: residuals in numbers, features that fire."""
+"""What unsteered episodes of train show at the tokens an agent would steer: residuals, and features that fire."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
 """Which features change what the model says, and a few that together bring about all that any of them does.
 
-Of the thousands of features of an SAE most change nothing at a given strength, and many of the others the same. An agent
-that draws among all of them spends its tokens on nothing; it learns fast among a few with different effects. No reward
-is read here and nothing is said of which to use when: that is left to be learned.
+Of the thousands of features of an SAE most change nothing at a given strength, and many of the others the same. An
+agent that draws among all of them spends its tokens on nothing; it learns fast among a few with different effects. No
+reward is read here and nothing is said of which to use when: that is left to be learned.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _SHORTLISTED = 8
 """So many times as many features are tried in more states as are kept of each kind."""
 
 Words = npt.NDArray[np.object_]
+_UNTRIED = np.array(None, dtype=object)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Effects:
     @property
     def changed(self) -> npt.NDArray[np.bool_]:
         """``[k]`` whether a feature changed anything in any state."""
-        tried = np.not_equal(self.words, None)
+        tried = np.not_equal(self.words, _UNTRIED)
         return np.asarray((tried & (self.words != self.alone)).any(axis=1))
 
     def cover(self, each: int) -> list[int]:
@@ -56,7 +57,7 @@ class Effects:
         Args:
             each: Features that bring about the same at least, where there are so many.
         """
-        tried = np.not_equal(self.words, None).all(axis=1)
+        tried = np.not_equal(self.words, _UNTRIED).all(axis=1)
         able = np.flatnonzero(self.changed & (tried if tried.any() else True))
         said = self.words[able]
         columns = [said[:, state] == words for state in range(said.shape[1]) for words in set(said[:, state]) - {None}]
@@ -102,7 +103,7 @@ def find_effects(envs: Any, first: Sequence[int], later: Sequence[int], each: in
         raise ValueError("effects are looked for in at least one item")
     choices = pushes(envs)
     alone, spent = _said(envs, idle(envs)[:1], [*first, *later], seed)
-    words = np.full((len(choices), len(first) + len(later)), None, dtype=object)
+    words = np.full((len(choices), len(first) + len(later)), _UNTRIED, dtype=object)
     words[:, : len(first)], tokens = _said(envs, choices, first, seed)
     found = Effects(words, alone[0], spent + tokens)
     shortlist = Effects(words[:, : len(first)], alone[0, : len(first)], 0).cover(each)
@@ -116,7 +117,7 @@ def _said(envs: Any, actions: npt.NDArray[Any], items: Sequence[int], seed: int)
     """``[n, items]`` what the model says next with each action in each item, and the actions that it took."""
     inner = unwrap(envs)
     count = len(actions) * len(items)
-    words = np.full(count, None, dtype=object)
+    words = np.full(count, _UNTRIED, dtype=object)
     start = tokens = 0
     with tqdm(total=count, desc="effects", delay=PATIENCE, leave=False, disable=None) as bar:
         while start < count:
@@ -130,5 +131,5 @@ def _said(envs: Any, actions: npt.NDArray[Any], items: Sequence[int], seed: int)
                 tokens += int(live.sum())
                 bar.update(int(live.sum()))
                 places, fresh = start + infos["index"], bool(ended.all())
-            start = int(np.not_equal(words, None).sum())
+            start = int(np.not_equal(words, _UNTRIED).sum())
     return words.reshape(len(items), len(actions)).T, tokens

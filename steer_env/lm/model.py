@@ -267,7 +267,7 @@ class SteeredModel:
         return self._upper is not None and self.watch is None and all(self._once) and all(self._pending)
 
     def _above(self, residual: Tensor) -> Tensor:
-        """``[B, V]`` float32 logits of the blocks above the site for residuals ``[B, M]``; the lanes stay as they are."""
+        """``[B, V]`` float32 logits of the blocks above the site for residuals ``[B, M]``. Lanes stay as they are."""
         assert self._upper is not None
         self.forward_passes += 1
         with explained_memory():
@@ -392,7 +392,9 @@ class SteeredModel:
             unkept = self._to_keep.pop(lane, None)
             if unkept is None or self._prompts is None:
                 continue
-            self._prompts.keep(_KEYS_AND_VALUES, unkept.head, self._cache.rows(lane, unkept.start, len(unkept.head)), on_disk)
+            self._prompts.keep(
+                _KEYS_AND_VALUES, unkept.head, self._cache.rows(lane, unkept.start, len(unkept.head)), on_disk
+            )
             if unkept.residuals is not None:
                 self._prompts.keep(self._residuals_kind, unkept.head, unkept.residuals)
 

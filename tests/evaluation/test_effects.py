@@ -44,7 +44,8 @@ def test_what_is_found_is_what_an_environment_of_one_lane_says(env_id):
     for feature in (0, 9, 255, *found.cover(each=1)[:3]):
         for column, item in enumerate((0, 7, 3)):
             if found.words[feature, column] is None:
-                assert column == 2 and feature not in found.cover(each=20)
+                assert column == 2
+                assert feature not in found.cover(each=20)
                 continue
             alone.reset(seed=0, options={"item": item})
             assert alone.step(feature)[4]["token_text"] == found.words[feature, column]
@@ -57,7 +58,8 @@ def test_a_mask_lists_what_changes_something_and_leaves_the_no_op():
     mask = EffectMask(int(envs.single_action_space.n), states=4, each=2)
     list_by_effect(mask, envs)
     legal = mask.legal(envs.unwrapped.action_masks())
-    assert 2 <= legal[0].sum() <= 32 and legal[:, -1].all()
+    assert 2 <= legal[0].sum() <= 32
+    assert legal[:, -1].all()
     assert mask.tokens > 2 * 256
     said = find_effects(envs, [1], [], each=1, seed=0).words[mask.listed, 0]
     assert {" A", " B", " C"} <= set(said)
@@ -68,7 +70,8 @@ def test_the_environment_goes_back_to_its_own_order():
     find_effects(envs, [0], [], each=1, seed=0)
     envs.reset(seed=3)
     items = envs.unwrapped.playing
-    assert (items["index"] == -1).all() and set(items["item"]) <= set(unwrap(envs).dealt)
+    assert (items["index"] == -1).all()
+    assert set(items["item"]) <= set(unwrap(envs).dealt)
 
 
 def test_no_item_to_begin_with_is_refused():

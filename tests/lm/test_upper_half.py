@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
 
 from steer_env.envs.base import unwrap
 from steer_env.errors import SteeringError
@@ -15,6 +15,7 @@ from steer_env.lm.upper_half import UpperHalf
 from tests.conftest import LAYER
 
 TEXTS = [[0, *([4, 8, 6, 3, 9] * 8)], [0, 5, 7, 1, 2, 2, 9, 4, 4, 3], [3] * 20]
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 @pytest.fixture
@@ -102,8 +103,8 @@ def test_nothing_is_written_or_foreseen_behind_one_token(lm):
 @pytest.mark.parametrize(
     ("config", "proven"),
     [
-        (LlamaConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4), True),
-        (Qwen3Config(hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4), True),
+        (LlamaConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=3, **HEADS), True),
+        (MistralConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=3, **HEADS), True),
         # It adds its positions to embeddings, which a residual has in it already.
         (GPT2Config(n_embd=32, n_layer=3, n_head=4), False),
     ],
