@@ -179,7 +179,8 @@ def test_environments_of_one_model_share_what_they_read(tmp_path, read):
 
     with warnings.catch_warnings(action="ignore"):
         first, again, elsewhere = play("test"), play("test"), play("test", layer=0, coefficient_unit="residual")
-    assert again == elsewhere == 1 + 4 < first / 10
+    assert again == 1, "one token to learn the shapes"
+    assert elsewhere == 1 + 4 < first / 10, "and the last ones, up to another block"
 
 
 def test_a_loaded_model_has_one_store_a_place_and_takes_it_along(tmp_path):

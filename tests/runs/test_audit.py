@@ -68,7 +68,9 @@ def test_autosteer_1_steering_is_applied_in_evaluation_and_is_what_the_log_says(
         strengths = np.eye(FEATURES + 1)[actions][:, :-1] if env_id.startswith("Steer") else actions
         expected = scene.actuator.coefficient * torch.tensor(strengths, dtype=torch.float32) @ rows
         assert torch.allclose(after - before, expected, atol=1e-4)
-        assert (after - before).norm(dim=1).min() > 1e-3, "no lane may be left unsteered by this policy"
+        steered = torch.tensor(strengths).any(dim=1)
+        assert steered.any()
+        assert (after - before)[steered].norm(dim=1).min() > 1e-3
     first = played.tokens["step"] == 0
     if env_id.startswith("Steer"):
         assert set(played.tokens["feature"][first]) <= set(np.concatenate(logged))

@@ -107,6 +107,7 @@ def test_training_that_is_stopped_and_resumed_is_mirrored_row_by_row(tiny, tmp_p
         name="a",
         total_timesteps=256,
         num_envs=4,
+        mask="off",
         env_kwargs=tiny,
         algo_kwargs={"n_steps": 16, "n_epochs": 1, "net_arch": [8]},
         wandb="offline",

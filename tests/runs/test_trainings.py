@@ -59,7 +59,7 @@ def test_a_later_setting_takes_the_place_of_an_earlier_one():
 
 
 def test_a_training_that_was_killed_is_finished_and_a_finished_one_is_left(tmp_path):
-    cfg = Trainings(**TINY, total_timesteps=96, runs_dir=tmp_path)
+    cfg = Trainings(**TINY, total_timesteps=96, mask="off", runs_dir=tmp_path)
     (whole,) = train_all([cfg.training("a", 0, cfg.folder)], jobs=1)
     rows = len(list(RunFolder.open(whole).rows("metrics")))
     (whole / "policy.zip").unlink()
@@ -78,7 +78,7 @@ def test_a_training_that_was_killed_is_finished_and_a_finished_one_is_left(tmp_p
 
 @pytest.mark.slow
 def test_trainings_at_once_are_those_one_after_the_other(tmp_path):
-    cfg = Trainings(**TINY, total_timesteps=64, runs_dir=tmp_path)
+    cfg = Trainings(**TINY, total_timesteps=64, mask="off", runs_dir=tmp_path)
     alone = train_all([cfg.training(f"alone-{seed}", seed, cfg.folder) for seed in range(2)], jobs=1)
     at_once = train_all([cfg.training(f"at-once-{seed}", seed, cfg.folder) for seed in range(2)], jobs=2)
     assert [path.name for path in at_once] == ["at-once-0", "at-once-1"]
