@@ -240,8 +240,9 @@ def _calibration(settings: Settings, options: Options) -> Calibration:
         return kept_calibration(scene, identity, disk.folder / "calibrations")
     except ValueError as error:
         raise SteeringError(
-            f"what actions mean is measured on the train split, which failed: {error}. To measure nothing, give "
-            "coefficient_unit='residual' with a coefficient (and features=, for strengths)"
+            f"what actions and observations mean is measured on the train split, which failed: {error}. To measure "
+            "nothing, give observation='normalized' and coefficient_unit='residual' with a coefficient (and features=, "
+            "for strengths)"
         ) from error
 
 

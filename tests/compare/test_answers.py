@@ -22,6 +22,7 @@ def bench_of(env, folder, items, **settings):
         total_timesteps=32,
         env_kwargs=FEW | settings,
         algo_kwargs={"n_steps": 2},
+        mask="off",
         num_envs=16,
         runs_dir=folder,
     )

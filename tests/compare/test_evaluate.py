@@ -246,6 +246,7 @@ def test_strengths_are_evaluated_with_their_own_controls(tiny, tmp_path):
             name="auto",
             env="AutoSteer-TicTacToe-v0",
             total_timesteps=128,
+            mask="off",
             num_envs=4,
             env_kwargs=tiny | parse_settings([*GAME, "k=3"]),
             algo_kwargs={"n_steps": 16},

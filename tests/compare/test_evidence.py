@@ -37,6 +37,7 @@ def cfg(tmp_path_factory) -> EvidenceConfig:
         seeds=2,
         train_items=40,
         total_timesteps=64,
+        mask="off",
         tuning_timesteps=64,
         grid=grid,
         env_kwargs={"features": FEATURES},

@@ -40,6 +40,7 @@ def cfg(tiny, tmp_path_factory) -> LayersConfig:
         tuning_items=20,
         seeds=2,
         total_timesteps=256,
+        mask="off",
         env_kwargs=tiny | parse_settings(GAME),
         algo_kwargs={"n_steps": 4},
         items=20,

@@ -19,6 +19,7 @@ def cfg(tmp_path_factory) -> SampleEfficiencyConfig:
         sizes=(10, 25),
         seeds=2,
         total_timesteps=64,
+        mask="off",
         env_kwargs=FEW,
         algo_kwargs={"n_steps": 4},
         items=10,

@@ -32,6 +32,7 @@ def cfg(tmp_path_factory) -> SweepConfig:
         variants=folder / "variants.json",
         seeds=2,
         total_timesteps=128,
+        mask="off",
         items=20,
         env_kwargs={"temperature": 0.0},
         algo_kwargs={"n_steps": 4},

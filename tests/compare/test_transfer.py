@@ -28,6 +28,7 @@ def cfg(tmp_path_factory):
         name="bbq",
         seeds=2,
         total_timesteps=64,
+        mask="off",
         env_kwargs=FEW,
         algo_kwargs={"n_steps": 2},
         num_envs=16,

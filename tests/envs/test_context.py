@@ -31,7 +31,8 @@ def facts(tmp_path):
     def write(*questions):
         rows = [{"question": question, "answer": "#### 1"} for question in questions]
         (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return {"task": "gsm8k", "data": str(tmp_path), "split": "test", "coefficient_unit": "residual"}
+        unmeasured = {"coefficient_unit": "residual", "observation": "normalized"}
+        return {"task": "gsm8k", "data": str(tmp_path), "split": "test", **unmeasured}
 
     return write
 

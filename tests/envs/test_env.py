@@ -115,7 +115,7 @@ def test_lane_i_of_a_batch_is_the_single_environment(make, temperature):
 
 def test_an_observation_is_the_residual_before_steering(tiny):
     raw = gym.make("Steer-TicTacToe-v0", observation="residual", **tiny)
-    scaled = gym.make("Steer-TicTacToe-v0", **tiny)
+    scaled = gym.make("Steer-TicTacToe-v0", observation="normalized", **tiny)
     features = gym.make("Steer-TicTacToe-v0", observation="features", **tiny)
     residual, info = raw.reset(seed=1)
     normalised, _ = scaled.reset(seed=1)
@@ -171,7 +171,8 @@ def test_autosteers_features_are_the_most_frequent_of_unsteered_games(tiny):
     env = gym.make("AutoSteer-TicTacToe-v0", k=3, **tiny)
     plain = gym.make("Steer-TicTacToe-v0", observation="features", coefficient=0.0, **tiny)
     counts = np.zeros(FEATURES)
-    for item in range(64):
+    items = np.random.default_rng(0).permutation(len(plain.unwrapped.task))[:64]
+    for item in items.tolist():
         activations, _ = plain.reset(options={"item": item})
         ended = False
         while not ended:
@@ -337,9 +338,12 @@ def test_a_spoilt_model_is_named_and_nobody_is_sent_to_the_hub(tiny, tmp_path, f
 def test_a_norm_that_cannot_be_measured_says_on_which_split(tiny, tmp_path):
     (tmp_path / "test.jsonl").write_text('{"question": "1 2?", "answer": "#### 3"}\n')
     given = {**tiny, "data": str(tmp_path), "split": "test", "max_new_tokens": 1}
-    with pytest.raises(ValueError, match=r"on the train split, which failed: .* has no split 'train'.*'residual'"):
+    with pytest.raises(ValueError, match=r"on the train split, which failed: .* has no split 'train'.*'normalized' .*'residual'"):
         gym.make("Steer-GSM8K-v0", **{**given, "coefficient_unit": "norm"})
-    assert gym.make("Steer-GSM8K-v0", **{**given, "coefficient_unit": "residual"}).reset(seed=0)
+    with pytest.raises(ValueError, match="on the train split"):
+        gym.make("Steer-GSM8K-v0", **{**given, "coefficient_unit": "residual"})
+    unmeasured = {"coefficient_unit": "residual", "observation": "normalized"}
+    assert gym.make("Steer-GSM8K-v0", **given | unmeasured).reset(seed=0)
 
 
 def test_an_sae_of_another_width_is_refused(tiny, tmp_path):

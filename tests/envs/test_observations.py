@@ -11,7 +11,7 @@ from steer_env.evaluation.linear_probe import first_observations
 ITEMS = list(range(300))
 
 
-@pytest.mark.parametrize("env_id", ["Steer-BBQ-v0", "Steer-XSTest-v0"])
+@pytest.mark.parametrize("env_id", ["Steer-BBQ-v0", "Steer-MMLU-v0"])
 def test_on_train_the_default_observation_has_mean_0_and_deviation_1(env_id):
     envs = gym.make_vec(env_id, num_envs=32)
     seen, _ = first_observations(envs, [item for item in ITEMS if item < len(unwrap(envs).task)], seed=0)

@@ -123,7 +123,7 @@ def test_prompted_shows_the_last_token_before_the_reply_beside_the_last_one():
     envs = gym.make_vec("Steer-XSTest-v0", num_envs=3, observation="prompted")
     observation, _ = envs.reset(seed=1)
     width = envs.single_observation_space.shape[0] // 2
-    plain = gym.make_vec("Steer-XSTest-v0", num_envs=3)
+    plain = gym.make_vec("Steer-XSTest-v0", num_envs=3, observation="normalized")
     alone, _ = plain.reset(seed=1)
     begins = np.ones(3, dtype=bool)
     prompts, restarts = np.zeros_like(alone), 0
