@@ -31,6 +31,8 @@ class EvidenceConfig(Trainings):
     """Optimiser steps of a model that is fine-tuned on the same items; 0 leaves it out."""
     items: int | None = None
     """Number of items of test; by default all."""
+    search_games: tuple[int, int] = (32, 256)
+    """Items that every candidate plays in the search for the best fixed feature, and those that the best 16 play."""
     oracle_items: int = 200
     """Number of these on which the item oracle tries every feature; 0 leaves it out."""
     resume: bool = False
@@ -58,8 +60,8 @@ class EvidenceConfig(Trainings):
         if not path.is_file():
             raise FileNotFoundError(f"there is no study to go on with: {path} is missing")
         saved = read_json(path)
-        own = {name: value for name, value in saved.items() if name not in ("points", "grid")}
-        return replace(self, **own, grid=Path(saved["grid"]))
+        own = {name: value for name, value in saved.items() if name not in ("points", "grid", "search_games")}
+        return replace(self, **own, grid=Path(saved["grid"]), search_games=tuple(saved["search_games"]))
 
 
 def main(cfg: EvidenceConfig) -> Evidence:
@@ -90,7 +92,8 @@ def main(cfg: EvidenceConfig) -> Evidence:
     tuning = library.tune(learners[0], points, cfg.tuning_timesteps, kept)
     chosen = max(tuning, key=lambda point: point.validation_score or 0.0).settings
     lora = LoRA(steps=cfg.lora_steps) if cfg.lora_steps else None
-    bench = library.bench_of(cfg, library.train_seeds(learners, chosen), items=cfg.items, lora=lora, kept=kept)
+    runs = library.train_seeds(learners, chosen)
+    bench = library.bench_of(cfg, runs, items=cfg.items, search_games=cfg.search_games, lora=lora, kept=kept)
     weights = model_sha256(bench.envs())
     arms = play_arms(bench)
     result = Evidence(
