@@ -59,7 +59,7 @@ PRESETS: dict[str, Preset] = {
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         sae=_SMOLLM2[22],
         layer=22,
-        coefficient=1.0,
+        coefficient=0.5,
         chat=True,
         saes=_SMOLLM2,
     ),
