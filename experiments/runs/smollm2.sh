@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SmolLM2-135M-Instruct (or another real model) on every text task: strengths on validation, every arm, sample sizes,
+# SmolLM2-135M-Instruct (or another real model) on every text task: block and strength on validation, every arm, sample sizes,
 # layers, and prompts worded otherwise. Call it again after a kill: what is finished is skipped, what is begun goes on.
 #   experiments/runs/smollm2.sh MODEL DATA RESULTS [TASK ...]
 # MODEL: a GGUF file, a folder or a hub id. DATA: a folder with mmlu, mmlu_pro, bbq, xstest, harmbench_val, gsm8k,
@@ -17,12 +17,13 @@ seeds=${SEEDS:-3}
 items=${ITEMS:-1000}               # of test, for every arm
 tokens=${TOKENS:-20000}            # of each training, one token an episode
 tokens_free=${TOKENS_FREE:-80000}  # the same where replies are sentences
-tuning=${TUNING:-5000}             # of each training that only chooses a strength, on validation
-screen=${SCREEN:-64}               # features the agent chooses among
+tuning=${TUNING:-10000}            # of each training that only chooses block and strength, on validation
 oracle=${ORACLE:-100}              # items on which every feature is tried
 lora=${LORA:-200}                  # optimiser steps; 0 leaves fine-tuning out
-layers=${LAYERS:-6 14 22}
-coefficients=${COEFFICIENTS:-0.5 1.0 1.5 2.0}
+blocks=${BLOCKS:-22 14 7}          # those of the preset's SAEs: which is steered is chosen on validation
+layers=${LAYERS:-4 9 14 18 22 26}  # those that are compared, with SAEs of their own
+coefficients=${COEFFICIENTS:-0.5 1.0 2.0}
+games=${GAMES:-8 256}              # items of the search for the best fixed feature, in its two rounds
 samples=${SAMPLES:-10 25 50 100}   # below the items of train, all of which come last (180 of XSTest's 450)
 lanes=${LANES:-32}
 jobs=${JOBS:-1}
@@ -72,8 +73,15 @@ run() {
   steer "$command" --name "$name" --runs-dir "$results" "$@"
 }
 
-# The strengths that are tried on validation, in medians of the residual norm.
-entries() { for each in $coefficients; do printf "$1" "$each" "$each"; done | sed 's/,$//'; }
+# The blocks and strengths that are tried on validation, strengths in medians of the residual norm.
+entries() {
+  for block in $blocks; do
+    for each in $coefficients; do
+      printf '{"name": "block-%s-x%s", "env_kwargs": {"layer": %s, "coefficient": %s, "coefficient_unit": "norm"}},' \
+        "$block" "$each" "$block" "$each"
+    done
+  done | sed 's/,$//'
+}
 # choose SWEEP GRID: the settings that were best on validation, as a grid of one point.
 choose() {
   "${PYTHON:-.venv/bin/python}" - "$1" "$2" <<'EOF'
@@ -84,18 +92,18 @@ EOF
 }
 
 mkdir -p "$results"
-echo "[$(entries '{"name": "%s", "env_kwargs": {"coefficient": %s, "coefficient_unit": "norm"}},')]" \
-  >"$results/strengths.json"
+echo "[$(entries)]" >"$results/choices.json"
 
 for task in $tasks; do
   env=$(id "$task")
   # shellcheck disable=SC2046  # words
-  set -- --env "$env" --seeds "$seeds" --num-envs "$lanes" --screen "$screen" --jobs "$jobs" \
+  set -- --env "$env" --seeds "$seeds" --num-envs "$lanes" --jobs "$jobs" \
     --env-kwargs $(env_kwargs "$task")
-  step sweep.json sweep "$task-strengths" "$@" --variants "$results/strengths.json" --total-timesteps "$tuning" \
+  step sweep.json sweep "$task-choice" "$@" --variants "$results/choices.json" --total-timesteps "$tuning" \
     --items "$items"
-  choose "$results/$task-strengths/sweep.json" "$results/$task-grid.json"
-  step evidence.json evidence "$task" "$@" --grid "$results/$task-grid.json" \
+  choose "$results/$task-choice/sweep.json" "$results/$task-grid.json"
+  # shellcheck disable=SC2086  # words
+  step evidence.json evidence "$task" "$@" --grid "$results/$task-grid.json" --search-games $games \
     --total-timesteps "$(length "$task")" --items "$items" --oracle-items "$oracle" --lora-steps "$lora"
   case $task in
     xstest) # shellcheck disable=SC2086

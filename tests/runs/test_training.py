@@ -374,3 +374,24 @@ def test_runs_with_neighbouring_seeds_and_resumed_runs_have_other_lanes():
     starts = [lane_seed(seed, step) for seed in range(5) for step in (0, 64, 128)]
     lanes = {start + lane for start in starts for lane in range(1024)}
     assert len(lanes) == 15 * 1024
+
+
+def test_looking_for_effects_counts_as_training(config):
+    path = main(replace(config, mask="effects", total_timesteps=400))
+    with np.load(path / "mask.npz") as state:
+        spent, listed = int(state["tokens"]), state["listed"]
+    assert 2 * len(listed) < spent < 400
+    assert 0 < listed.sum() < len(listed)
+    trained = sum(row["steps"] for row in rows(path, "episodes"))
+    assert trained <= 400 - spent + 64, "a roll-out may go past the end"
+    assert rows(path, "metrics")[0]["num_timesteps"] == spent + 64
+    listed_and_idle = {*np.flatnonzero(listed).tolist(), len(listed)}
+    envs = make_envs(RunFolder.open(path).config, "train", 4)
+    model, mask = load_trained(RunFolder.open(path), envs)
+    assert set(np.flatnonzero(mask.legal(envs.unwrapped.action_masks())[0]).tolist()) == listed_and_idle
+
+
+def test_too_few_tokens_to_look_for_effects_are_refused(config):
+    with pytest.raises(ValueError, match="which leaves none of total_timesteps=40 to learn from: give more, or mask"):
+        main(replace(config, mask="effects", total_timesteps=40))
+    assert not config.folder.exists()
