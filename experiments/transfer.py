@@ -29,6 +29,8 @@ class TransferConfig:
     """Split of the items; whatever is learned comes from train."""
     items: int | None = None
     """Number of items at most, drawn; by default the whole split."""
+    search_games: tuple[int, int] = (32, 256)
+    """Items that every candidate plays in the search for the best fixed feature, and those that the best 16 play."""
     lora_steps: int = 0
     """Optimiser steps of a model that is fine-tuned on the same items of train; 0 leaves it out."""
     seed: int = 0
@@ -54,7 +56,8 @@ class TransferConfig:
     def record(self) -> dict[str, Any]:
         """All settings that numbers depend on."""
         names = ("split", "items", "lora_steps", "seed", "num_envs")
-        listed = {"run": [str(path) for path in self.run], "changes": self.changes and list(self.changes)}
+        listed: dict[str, Any] = {"run": [str(path) for path in self.run], "changes": self.changes and list(self.changes)}
+        listed["search_games"] = list(self.search_games)
         return listed | {name: getattr(self, name) for name in names}
 
 
@@ -79,6 +82,7 @@ def main(cfg: TransferConfig) -> Transfer:
     start = time.perf_counter()
     lora = LoRA(steps=cfg.lora_steps) if cfg.lora_steps else None
     settings: dict[str, Any] = {"split": cfg.split, "items": cfg.items, "seed": cfg.seed, "num_envs": cfg.num_envs}
+    settings["search_games"] = cfg.search_games
     bench = Bench(runs=cfg.run, lora=lora, kept=Kept(cfg.folder / "kept"), **settings)
     task, trained = bench.parts.task, bench.configs[0]
     names = library.USUAL if cfg.changes is None else cfg.changes

@@ -112,8 +112,9 @@ for task in $tasks; do
     bbq)
       trained=()
       for seed in $(seq 0 $((seeds - 1))); do trained+=("$results/$task/seed-$seed"); done
+      # shellcheck disable=SC2086
       step transfer.json transfer "$task-transfer" --run "${trained[@]}" --items "$items" --num-envs "$lanes" \
-        --lora-steps "$lora"
+        --search-games $games --lora-steps "$lora"
       # shellcheck disable=SC2086
       step layers.json layers "$task-layers" "$@" --layers $layers --coefficients $coefficients \
         --total-timesteps "$tokens" --items "$items" --oracle-items "$oracle" ;;
