@@ -56,7 +56,10 @@ class TransferConfig:
     def record(self) -> dict[str, Any]:
         """All settings that numbers depend on."""
         names = ("split", "items", "lora_steps", "seed", "num_envs")
-        listed: dict[str, Any] = {"run": [str(path) for path in self.run], "changes": self.changes and list(self.changes)}
+        listed: dict[str, Any] = {
+            "run": [str(path) for path in self.run],
+            "changes": self.changes and list(self.changes),
+        }
         listed["search_games"] = list(self.search_games)
         return listed | {name: getattr(self, name) for name in names}
 

@@ -164,12 +164,10 @@ class Training:
 
 def _look_for_effects(mask: EffectMask, envs: Any, total: int) -> None:
     """Spend the first tokens of training on what features do."""
-    least = mask.first * len(unwrap(envs).features)
-    if least < total:
-        list_by_effect(mask, envs)
-    if max(least, mask.tokens) >= total:
+    list_by_effect(mask, envs)
+    if mask.tokens >= total:
         raise ValueError(
-            f"to see what each of {len(unwrap(envs).features)} features does takes {max(least, mask.tokens)} tokens, "
+            f"to see what each of {len(unwrap(envs).features)} features does took {mask.tokens} tokens, "
             f"which leaves none of total_timesteps={total} to learn from: give more, or mask 'off'"
         )
 

@@ -76,9 +76,16 @@ class Effects:
 def list_by_effect(mask: EffectMask, envs: Any) -> None:
     """Let a mask list the features that together bring about all that any does, in environments of the train split.
 
+    Where the model's turn may be longer than one token, all features stay legal and nothing is spent: a first token
+    says too little of a sentence, and what is to be said differs by item (on the embedded SimpleQA, an agent with a
+    list falls behind one with all features; ``experiments/LOG.md``).
+
     Raises:
         ValueError: Actions do not choose features.
     """
+    if unwrap(envs).task.max_new_tokens > 1:
+        mask.keep([], tokens=0)
+        return
     dealt = unwrap(envs).dealt
     places = np.random.default_rng(0).permutation(len(dealt))[: mask.states]
     states = [dealt[place] for place in places.tolist()]

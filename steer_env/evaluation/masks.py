@@ -226,7 +226,8 @@ class EffectMask:
 
     They are found before training by pushing each feature once in some states of train
     (:func:`steer_env.evaluation.effects.list_by_effect`); no reward is read, and the tokens that it takes count as
-    training's. Where nothing that is pushed changes anything, all features stay legal.
+    training's. Where the model's turn may be longer than a token, or nothing that is pushed changes anything, all
+    features stay legal.
     """
 
     def __init__(self, n_actions: int, seed: int = 0, states: int = 8, first: int = 2, each: int = 3) -> None:

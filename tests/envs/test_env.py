@@ -338,7 +338,9 @@ def test_a_spoilt_model_is_named_and_nobody_is_sent_to_the_hub(tiny, tmp_path, f
 def test_a_norm_that_cannot_be_measured_says_on_which_split(tiny, tmp_path):
     (tmp_path / "test.jsonl").write_text('{"question": "1 2?", "answer": "#### 3"}\n')
     given = {**tiny, "data": str(tmp_path), "split": "test", "max_new_tokens": 1}
-    with pytest.raises(ValueError, match=r"on the train split, which failed: .* has no split 'train'.*'normalized' .*'residual'"):
+    with pytest.raises(
+        ValueError, match=r"on the train split, which failed: .* has no split 'train'.*'normalized' .*'residual'"
+    ):
         gym.make("Steer-GSM8K-v0", **{**given, "coefficient_unit": "norm"})
     with pytest.raises(ValueError, match="on the train split"):
         gym.make("Steer-GSM8K-v0", **{**given, "coefficient_unit": "residual"})

@@ -65,6 +65,14 @@ def test_a_mask_lists_what_changes_something_and_leaves_the_no_op():
     assert {" A", " B", " C"} <= set(said)
 
 
+def test_where_replies_are_sentences_all_features_stay_legal_and_nothing_is_spent():
+    envs = gym.make_vec("Steer-SimpleQA-v0", num_envs=2)
+    mask = EffectMask(int(envs.single_action_space.n))
+    list_by_effect(mask, envs)
+    assert mask.legal(envs.unwrapped.action_masks()).all()
+    assert mask.tokens == 0
+
+
 def test_the_environment_goes_back_to_its_own_order():
     envs = gym.make_vec("Steer-BBQ-v0", num_envs=4, limit=20)
     find_effects(envs, [0], [], each=1, seed=0)

@@ -27,7 +27,9 @@ def settings(tiny):
 @pytest.fixture(scope="module")
 def run(settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return agents.train("Steer-TicTacToe-v0", "first", total_timesteps=64, runs_dir=folder, **{"mask": "off", **settings})
+    return agents.train(
+        "Steer-TicTacToe-v0", "first", total_timesteps=64, runs_dir=folder, **{"mask": "off", **settings}
+    )
 
 
 def test_importing_agents_loads_nothing_heavy():

@@ -387,7 +387,7 @@ def test_looking_for_effects_counts_as_training(config):
     assert rows(path, "metrics")[0]["num_timesteps"] == spent + 64
     listed_and_idle = {*np.flatnonzero(listed).tolist(), len(listed)}
     envs = make_envs(RunFolder.open(path).config, "train", 4)
-    model, mask = load_trained(RunFolder.open(path), envs)
+    _, mask = load_trained(RunFolder.open(path), envs)
     assert set(np.flatnonzero(mask.legal(envs.unwrapped.action_masks())[0]).tolist()) == listed_and_idle
 
 

@@ -80,7 +80,8 @@ def our_choices(model: Path, rows: list[Row], folder: Path, **kwargs: Any) -> li
         split="test",
         template="harness",
         decode="constrained",
-        coefficient_unit="residual",  # in units of the residual's norm it would be measured on a training split
+        observation="normalized",  # others, and units of the residual's norm, are measured on a training split
+        coefficient_unit="residual",
         coefficient=1.0,
         **kwargs,
     )
