@@ -547,8 +547,8 @@ FAULTS = [
     Fault(
         "a calibration is taken for that of other settings",
         "_calibration",
-        '"options": options,',
-        '"options": [],',
+        'kept_calibration(scene, identity, disk.folder / "calibrations")',
+        'kept_calibration(scene, {**identity, "options": []}, disk.folder / "calibrations")',
         "test_a_later_process_finds_what_an_earlier_one_measured",
     ),
     Fault(

@@ -138,8 +138,21 @@ def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides:
     if config["mask"] not in MASKS:
         raise ValueError(f"unknown mask {config['mask']!r}; known masks: {', '.join(MASKS)}")
     free = {} if split == "train" else {"limit": None}
-    kwargs = {**config["env_kwargs"], **free, "mask": MASKS[config["mask"]].scope, **overrides}
+    kwargs = {**_seen(config), **config["env_kwargs"], **free, "mask": MASKS[config["mask"]].scope, **overrides}
     return gym.make_vec(config["env"], num_envs=num_envs, split=split, **kwargs)
+
+
+def _seen(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trained agent saw: the kind of its observation where none was asked for, and what it is measured against.
+
+    It holds whatever else of the environment is changed now.
+    """
+    if "observation" not in config.get("steering", {}):
+        return {}
+    recorded = config["steering"]["observation"]
+    if recorded is None:
+        return {"observation": "normalized"}
+    return {"observation": "standardized", "statistics": [recorded["mean"], recorded["deviation"]]}
 
 
 def make_run_mask(config: Mapping[str, Any], space: gym.Space[Any]) -> ActionMask | None:

@@ -17,7 +17,7 @@ from steer_env.envs.calibration import CALIBRATION_LANES, Calibration, calibrate
 from steer_env.envs.context import require_context
 from steer_env.envs.env import SteerEnv
 from steer_env.envs.judges import with_judges
-from steer_env.envs.observations import Source, make_observation
+from steer_env.envs.observations import Source, Statistics, make_observation, usual_observation
 from steer_env.envs.ordering import limited_items
 from steer_env.envs.scene import Scene
 from steer_env.envs.settings import Settings
@@ -71,7 +71,7 @@ def make_scene(lanes: int, **kwargs: Any) -> Scene:
         return _calibration(settings.calibrated(), _on_train(options, task))
 
     actuator = _make_actuator(settings, parts, calibration)
-    source = Source(parts.sae, task, lambda: calibration().statistics)
+    source = Source(parts.sae, task, lambda: _statistics(settings, parts) or calibration().statistics)
     scene = _make_scene(settings, parts, source, actuator, lanes, _is_benchmark(settings, given))
     dealt = range(len(scene.task)) if scene.items is None else scene.items.tolist()
     require_context(scene.task, dealt, scene.tokenizer, scene.model.context)
@@ -123,7 +123,7 @@ def _make_scene(
         dictionary=parts.sae,
         task=source.task,
         actuator=actuator,
-        observation=make_observation(settings.observation, source),
+        observation=make_observation(settings.observation or usual_observation(source.task), source),
         mask=settings.mask,
         temperature=settings.temperature,
         compare=settings.compare,
@@ -217,6 +217,17 @@ def _on_train(options: Options, task: Task) -> Options:
     Train need not have the subject that is asked, nor examples of it: some data sets' train rows are from elsewhere.
     """
     return tuple((name, value) for name, value in options if name not in ("split", *task.narrowing))
+
+
+def _statistics(settings: Settings, parts: _Parts) -> Statistics | None:
+    """The given mean and deviation, if there are any."""
+    if settings.statistics is None:
+        return None
+    given = np.array(settings.statistics, dtype=np.float32)
+    width = parts.lm.config.get_text_config().hidden_size
+    if given.shape != (2, width) or not np.isfinite(given).all():
+        raise SteeringError(f"statistics must be two finite rows of {width} numbers, got shape {given.shape}")
+    return Statistics(*given)
 
 
 @lru_cache(maxsize=32)

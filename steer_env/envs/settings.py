@@ -40,7 +40,10 @@ class Settings:
         k: Number of features with strengths.
         bound: Largest strength.
         observation: ``"standardized"``, ``"normalized"``, ``"prompted"``, ``"residual"``, ``"features"``, ``"board"``
-            or ``"both"`` (:mod:`steer_env.envs.observations`).
+            or ``"both"`` (:mod:`steer_env.envs.observations`); None is the first where the model's turn is one token,
+            and the second where it is longer (measured in ``experiments/LOG.md``).
+        statistics: Mean and deviation ``[2, M]`` that standardised observations are measured against, as a run's record
+            has them; None measures them on 64 items of the train split, as the norm.
         mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
         temperature: 0 is greedy.
         instruction: Whether the task's own instruction (an attribute of its class) stands in front of every prompt.
@@ -69,7 +72,8 @@ class Settings:
     features: tuple[int, ...] | None = _uncalibrated(None)
     k: int = _uncalibrated(30)
     bound: float = _uncalibrated(1.0)
-    observation: str = _uncalibrated("standardized")
+    observation: str | None = _uncalibrated(None)
+    statistics: tuple[Any, ...] | None = _uncalibrated(None)
     mask: str = _uncalibrated("off")
     temperature: float = _uncalibrated(0.0)
     instruction: bool = _uncalibrated(False)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+import agents
+from agents.runs.steering import require_same_actions, steering_record
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.linear_probe import first_observations
 
@@ -54,3 +56,36 @@ def test_nothing_beyond_ten_deviations_is_shown():
 @pytest.mark.parametrize("kind", ["normalized", "prompted", "residual", "features"])
 def test_the_others_need_no_statistics(kind):
     assert unwrap(gym.make("Steer-BBQ-v0", observation=kind)).statistics is None
+
+
+@pytest.mark.parametrize("name", ["mean", "deviation"])
+def test_other_statistics_than_in_training_are_refused(name):
+    envs = gym.make_vec("Steer-BBQ-v0", num_envs=2)
+    record = steering_record(envs)
+    require_same_actions(record, envs)
+    seen = {key: list(rows) for key, rows in record["observation"].items()}
+    seen[name][3] += 0.03 * seen["deviation"][3]
+    with pytest.raises(RuntimeError, match="does not see what it saw in training"):
+        require_same_actions({**record, "observation": seen}, envs)
+    with pytest.raises(RuntimeError, match="does not see what it saw in training"):
+        require_same_actions(record, gym.make_vec("Steer-BBQ-v0", num_envs=2, observation="normalized"))
+
+
+@pytest.mark.parametrize(("env_id", "kind"), [("Steer-BBQ-v0", "standardized"), ("Steer-XSTest-v0", "normalized")])
+def test_where_none_is_asked_for_it_goes_by_the_length_of_a_turn(env_id, kind):
+    usual, named = gym.make(env_id), gym.make(env_id, observation=kind)
+    np.testing.assert_array_equal(usual.reset(seed=0)[0], named.reset(seed=0)[0])
+
+
+def test_a_trained_agent_sees_what_it_saw_whatever_else_is_changed(tmp_path):
+    run = agents.train("Steer-TicTacToe-v0", "a", 64, mask="off", runs_dir=tmp_path, wandb="disabled", num_envs=8)
+    before = unwrap(run.envs("test", 2)).statistics
+    for changed in ({"opponent": "random"}, {"max_new_tokens": 3}):
+        after = unwrap(run.envs("test", 2, **changed)).statistics
+        np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("given", [[[0.0], [1.0]], [[np.nan] * 128, [1.0] * 128], [[0.0] * 128]])
+def test_statistics_of_another_shape_or_kind_are_refused(given):
+    with pytest.raises(ValueError, match="statistics must be two finite rows of 128 numbers"):
+        gym.make("Steer-BBQ-v0", statistics=given)
