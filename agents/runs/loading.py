@@ -143,15 +143,10 @@ def make_envs(config: Mapping[str, Any], split: str, num_envs: int, **overrides:
 
 
 def _seen(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trained agent saw: the kind of its observation where none was asked for, and what it is measured against.
-
-    It holds whatever else of the environment is changed now.
-    """
-    if "observation" not in config.get("steering", {}):
-        return {}
-    recorded = config["steering"]["observation"]
+    """What a trained agent's observations are measured against, if anything, whatever else is changed now."""
+    recorded = config.get("steering", {}).get("observation")
     if recorded is None:
-        return {"observation": "normalized"}
+        return {}
     return {"observation": "standardized", "statistics": [recorded["mean"], recorded["deviation"]]}
 
 
