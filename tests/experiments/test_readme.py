@@ -23,7 +23,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[str]:
     """Every ``steer`` command with flags that a page prints, comments left out."""
     text = "\n".join(blocks(page, "sh")) + "\n" + "\n".join(re.findall(r"`(steer [^`]+ --[^`]+)`", page.read_text()))
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    lines = [line.partition("#")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line.startswith("steer ")]
 
 
