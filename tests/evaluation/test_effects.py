@@ -17,6 +17,7 @@ def test_features_that_change_nothing_are_not_listed():
     found = effects([["A", None], ["B", "B"], ["A", None]], ["A", "A"])
     assert found.changed.tolist() == [False, True, False]
     assert found.cover(each=3) == [1]
+    assert effects([["A"], ["B"], ["A"]], ["A"]).cover(each=3) == [1]
 
 
 def test_the_cover_brings_about_all_that_any_feature_does():

@@ -38,6 +38,7 @@ def answers(engine, texts=TEXTS, once=True, strength=0.3):
 @pytest.mark.parametrize("layer", [0, 1])
 def test_it_answers_as_the_whole_model_does(lm, site, layer):
     half, prompts = proven_upper_half(lm, layer, site), store()
+    assert half is not None
     whole = answers(SteeredModel(lm, layer, 3, site, store()), once=False)
     for _ in range(2):  # not known yet, and known
         engine = SteeredModel(lm, layer, 3, site, prompts, upper=half)
@@ -76,9 +77,9 @@ def test_peeking_is_the_unsteered_answer_and_changes_nothing(lm):
 
 def test_beside_a_lane_that_goes_on_all_are_read_whole(lm):
     """Also one whose prompt was recalled above the site only."""
-    engine = SteeredModel(lm, LAYER, 3, prompts=store(), upper=proven_upper_half(lm, LAYER, "post"))
-    whole = SteeredModel(lm, LAYER, 3)
-    answers(engine)
+    half, prompts = proven_upper_half(lm, LAYER, "post"), store()
+    answers(SteeredModel(lm, LAYER, 3, prompts=prompts, upper=half))
+    engine, whole = SteeredModel(lm, LAYER, 3, prompts=prompts, upper=half), SteeredModel(lm, LAYER, 3)
     for lane, text in enumerate(TEXTS):
         engine.restart(lane, text, once=True)
         whole.restart(lane, text)
