@@ -22,6 +22,7 @@ from steer_env.evaluation.corrsteer import CorrSteer, fit_corrsteer
 from steer_env.evaluation.play import Played, Policy, drawn_items, play
 
 WARM = 1.0  # temperature at which CorrSteer looks for right answers where greedy decoding has none, or only such
+_LIMITS = ("limit", "limit_seed")  # what decides which items may be learned from
 KEPT = 3  # environments that are kept: those of the split, the same without comparing, those of train
 
 
@@ -76,7 +77,8 @@ class Bench:
     @property
     def fits(self) -> range:
         """Training seeds with items of their own to learn from: one, where all learn from the same."""
-        return range(len(self.runs) if self.configs[0]["env_kwargs"].get("limit") else 1)
+        dealt = {json.dumps([config["env_kwargs"].get(name) for name in _LIMITS]) for config in self.configs}
+        return range(len(self.runs) if len(dealt) > 1 else 1)
 
     @property
     def chooses(self) -> bool:
@@ -121,7 +123,7 @@ class Bench:
         config = {name: self.configs[seed][name] for name in ("env", "env_kwargs", "mask")}
         if split != "train":  # limits are on what may be learned from: without them all seeds share environments
             own = config["env_kwargs"].items()
-            config["env_kwargs"] = {name: value for name, value in own if name not in ("limit", "limit_seed")}
+            config["env_kwargs"] = {name: value for name, value in own if name not in _LIMITS}
         settings = {"config": config, "split": split, "num_envs": self.num_envs, **self.overrides, **overrides}
         return self._make(json.dumps(settings, sort_keys=True))
 

@@ -127,7 +127,7 @@ class Training:
                 left = total - self.model.num_timesteps
                 if left > 0:
                     # SB3 takes None for "never", which its annotation does not say.
-                    self.model.learn(left, callbacks, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]  # as above
+                    self.model.learn(left, callbacks, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]  # SB3 takes None
                 save()
             self._require_same_weights()
             if request.signals and self.model.num_timesteps < total:

@@ -114,8 +114,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 def _standardized(source: Source) -> Observation:
     """The normalised residual ``[M]`` of the last token, less the mean of train and divided by its deviation.
 
-    What all residuals have in common says nothing and is most of them: of two prompts they have a cosine of 0.99 in
-    SmolLM2, where five of 576 dimensions are ten times the others. At most ten deviations are shown.
+    What all residuals have in common says nothing and is most of them. At most ten deviations are shown.
     """
     assert source.statistics is not None
     statistics = source.statistics()

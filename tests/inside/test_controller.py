@@ -185,7 +185,7 @@ def test_states_are_of_the_runs_games(run: Path) -> None:
     assert (states.marks % 2 == 1).all()  # the student is O
     later = next(row for row in states.rows if states.marks[row] == 3)
     again = torch.from_numpy(states.recording.observations["obs"][[later]])
-    actor = model.policy.mlp_extractor.policy_net(again)  # type: ignore[attr-defined]
+    actor = model.policy.mlp_extractor.policy_net(again)  # type: ignore[attr-defined]  # SB3 policies have it
     torch.testing.assert_close(states.recording.activations["mlp_extractor.policy_net.3"][[later]], actor.detach())
     plain = make_envs(folder.config, "train", 8, compare=False)
     watched = overhear(plain, None)  # the no-op says what the model alone would
@@ -194,7 +194,7 @@ def test_states_are_of_the_runs_games(run: Path) -> None:
     compared = 0
     for _ in range(12):
         before = moves_so_far(watched)["moves"]
-        _, _, _, _, infos = plain.step(np.full(8, plain.single_action_space.n - 1))  # type: ignore[attr-defined]
+        _, _, _, _, infos = plain.step(np.full(8, plain.single_action_space.n - 1))  # type: ignore[attr-defined]  # Discrete
         for moves, text in zip(before, infos["token_text"], strict=True):
             if moves in lanes.alone:
                 assert lanes.alone[moves] == text
