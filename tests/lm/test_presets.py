@@ -221,11 +221,12 @@ def test_a_layer_takes_the_presets_sae_of_that_block(quiz, two_saes):
 @pytest.mark.skipif(not SMOLLM2.is_file(), reason=f"needs {SMOLLM2}")
 @pytest.mark.parametrize("layer", [None, 7])
 def test_smollm2_from_a_file_is_steered_by_the_shipped_sae(layer):
+    preset = PRESETS["smollm2-135m-instruct"]
     unit = {"coefficient": 150.0, "coefficient_unit": "residual"}  # to measure the norm would take a minute
     own = {"preset": "smollm2-135m-instruct", "model": str(SMOLLM2), "layer": layer}
     env = gym.make("Steer-BBQ-v0", **own, **unit, data=str(BBQ), limit=2)
     scene = env.unwrapped.episode.scene
-    assert scene.dictionary.name == PRESETS["smollm2-135m-instruct"].saes[layer or 14]
+    assert scene.dictionary.name == preset.saes[layer or preset.layer]
     env.reset(seed=0)
     info = env.step(3)[4]
     assert info["completion"].strip() in {"A", "B", "C"}
