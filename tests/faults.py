@@ -477,8 +477,8 @@ FAULTS = [
     Fault(
         "the tokens of looking are not counted",
         "Training.begin",
-        "model.num_timesteps = mask.tokens",
-        "",
+        "model.num_timesteps = _look(",
+        "_look(",
         "test_looking_for_effects_counts_as_training",
     ),
     Fault(

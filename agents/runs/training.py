@@ -26,8 +26,7 @@ from agents.runs.steering import require_same_steering, steering_record
 from agents.runs.tracking import Tracker
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
-from steer_env.evaluation.effects import list_by_effect
-from steer_env.evaluation.masks import ActionMask, EffectMask
+from steer_env.evaluation.masks import ActionMask
 
 
 def train(env: str, name: str, total_timesteps: int = 100_000, **settings: Any) -> Run:
@@ -99,9 +98,8 @@ class Training:
             model = restore(checkpoint.path, algorithm, vec_env, mask, device)
         else:
             model = fresh_agent(settings, envs, vec_env)
-            if isinstance(mask, EffectMask):
-                _look_for_effects(mask, envs, settings["total_timesteps"])
-                model.num_timesteps = mask.tokens
+            if mask is not None:
+                model.num_timesteps = _look(mask, envs, settings["total_timesteps"])
         vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
         run = resumed or RunFolder.create(path, _record(settings, envs))
         return cls(run, run.config, envs, model, mask, checkpoint.counters["episodes"] if checkpoint else 0)
@@ -162,14 +160,15 @@ class Training:
         tracker.table("last_episodes", deque(self.run.rows("episodes"), maxlen=100))
 
 
-def _look_for_effects(mask: EffectMask, envs: Any, total: int) -> None:
-    """Spend the first tokens of training on what features do."""
-    list_by_effect(mask, envs)
-    if mask.tokens >= total:
+def _look(mask: ActionMask, envs: Any, total: int) -> int:
+    """The tokens that a mask spends, of those of training, on what features do."""
+    spent = mask.look(envs)
+    if spent >= total:
         raise ValueError(
-            f"to see what each of {len(unwrap(envs).features)} features does took {mask.tokens} tokens, "
+            f"to see what each of {len(unwrap(envs).features)} features does took {spent} tokens, "
             f"which leaves none of total_timesteps={total} to learn from: give more, or mask 'off'"
         )
+    return spent
 
 
 def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:

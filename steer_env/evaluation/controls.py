@@ -14,12 +14,12 @@ import numpy as np
 from gymnasium import spaces
 
 from steer_env.envs.base import unwrap
-from steer_env.evaluation.masks import ActionMask
 from steer_env.evaluation.play import Array, Details, Envs, Lanes, Policy, play
 from steer_env.tasks import find_task
 
 if TYPE_CHECKING:
     from steer_env.envs.vector_env import SteerVectorEnv
+    from steer_env.evaluation.masks import ActionMask
 
 EPISODES = 50_000
 """Played at a time, where candidates are searched."""

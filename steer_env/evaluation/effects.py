@@ -17,11 +17,7 @@ from tqdm import tqdm
 
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.controls import idle, pushes
-from steer_env.evaluation.masks import EffectMask
 from steer_env.evaluation.play import PATIENCE
-
-_SHORTLISTED = 8
-"""So many times as many features are tried in more states as are kept of each kind."""
 
 Words = npt.NDArray[np.object_]
 _UNTRIED = np.array(None, dtype=object)
@@ -71,26 +67,6 @@ class Effects:
             chosen.append(best)
             wanted = np.maximum(wanted - reach[best], 0)
         return sorted(able[chosen].tolist())
-
-
-def list_by_effect(mask: EffectMask, envs: Any) -> None:
-    """Let a mask list the features that together bring about all that any does, in environments of the train split.
-
-    Where the model's turn may be longer than one token, all features stay legal and nothing is spent: a first token
-    says too little of a sentence, and what is to be said differs by item (on the embedded SimpleQA, an agent with a
-    list falls behind one with all features; ``experiments/LOG.md``).
-
-    Raises:
-        ValueError: Actions do not choose features.
-    """
-    if unwrap(envs).task.max_new_tokens > 1:
-        mask.keep([], tokens=0)
-        return
-    dealt = unwrap(envs).dealt
-    places = np.random.default_rng(0).permutation(len(dealt))[: mask.states]
-    states = [dealt[place] for place in places.tolist()]
-    found = find_effects(envs, states[: mask.first], states[mask.first :], _SHORTLISTED * mask.each, seed=0)
-    mask.keep(found.cover(mask.each), found.tokens)
 
 
 def find_effects(envs: Any, first: Sequence[int], later: Sequence[int], each: int, seed: int) -> Effects:

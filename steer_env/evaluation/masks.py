@@ -6,13 +6,19 @@ A mask is never a network input: it travels beside the observation as packed bit
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
+
+from steer_env.envs.base import unwrap
+from steer_env.evaluation.effects import find_effects
+
+_SHORTLISTED = 8
+"""So many times as many features are tried in more states as are kept of each kind."""
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -22,6 +28,9 @@ class ActionMask(Protocol):
     """What SB3VecEnv asks of a mask. The last action is the no-op."""
 
     frozen: bool
+
+    def look(self, envs: Any) -> int:
+        """Before training, find out what is needed in environments of train; the actions that it took."""
 
     def legal(self, active: BoolArray) -> BoolArray:
         """From the features active in scope ``[B, A]`` to the legal actions ``[B, A]``."""
@@ -46,6 +55,10 @@ class ScopeMask:
         """Args: A, the no-op included; ``seed`` is there for the table, nothing is random."""
         self.n_actions = n_actions
         self.frozen = True
+
+    def look(self, envs: Any) -> int:
+        """Nothing to look at."""
+        return 0
 
     def legal(self, active: BoolArray) -> BoolArray:
         """See ActionMask. Returns a new array.
@@ -130,6 +143,10 @@ class AdaptiveMask:
         self.open: BoolArray = np.zeros(n_actions - 1, dtype=bool)
         self._used: BoolArray = np.zeros((0, n_actions), dtype=bool)
         self._refresh()
+
+    def look(self, envs: Any) -> int:
+        """Nothing to look at."""
+        return 0
 
     def legal(self, active: BoolArray) -> BoolArray:
         """Active in scope, open, or the no-op; a new ``[B, A]`` array.
@@ -224,10 +241,9 @@ class AdaptiveMask:
 class EffectMask:
     """The no-op and a few features that together bring about all that any feature of the SAE does.
 
-    They are found before training by pushing each feature once in some states of train
-    (:func:`steer_env.evaluation.effects.list_by_effect`); no reward is read, and the tokens that it takes count as
-    training's. Where the model's turn may be longer than a token, or nothing that is pushed changes anything, all
-    features stay legal.
+    They are found before training by pushing each feature once in some states of train (:meth:`look`); no reward is
+    read, and the tokens that it takes count as training's. Where the model's turn may be longer than a token, or
+    nothing that is pushed changes anything, all features stay legal.
     """
 
     def __init__(self, n_actions: int, seed: int = 0, states: int = 8, first: int = 2, each: int = 3) -> None:
@@ -255,10 +271,27 @@ class EffectMask:
         self.tokens = 0
         self.listed: BoolArray = np.ones(n_actions - 1, dtype=bool)
 
-    def keep(self, features: Sequence[int], tokens: int) -> None:
-        """List features by their place among the actions, or all where there are none; it took ``tokens`` to find."""
-        self.listed = np.isin(np.arange(self.n_actions - 1), features) if len(features) else np.ones_like(self.listed)
-        self.tokens = tokens
+    def look(self, envs: Any) -> int:
+        """List the features that together bring about all that any does.
+
+        Where the model's turn may be longer than one token, all features stay legal and nothing is spent: a first
+        token says too little of a sentence, and what is to be said differs by item (on the embedded SimpleQA, an agent
+        with a list falls behind one with all features; ``experiments/LOG.md``).
+
+        Raises:
+            ValueError: Actions do not choose features.
+        """
+        inner = unwrap(envs)
+        if inner.task.max_new_tokens > 1:
+            return 0
+        places = np.random.default_rng(0).permutation(len(inner.dealt))[: self.states]
+        items = [inner.dealt[place] for place in places.tolist()]
+        found = find_effects(envs, items[: self.first], items[self.first :], _SHORTLISTED * self.each, seed=0)
+        chosen = found.cover(self.each)
+        if chosen:
+            self.listed = np.isin(np.arange(self.n_actions - 1), chosen)
+        self.tokens = found.tokens
+        return self.tokens
 
     def legal(self, active: BoolArray) -> BoolArray:
         """The listed features and the no-op; a new ``[B, A]`` array.

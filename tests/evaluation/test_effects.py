@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from steer_env.envs.base import unwrap
-from steer_env.evaluation.effects import Effects, find_effects, list_by_effect
+from steer_env.evaluation.effects import Effects, find_effects
 from steer_env.evaluation.masks import EffectMask
 
 
@@ -57,7 +57,7 @@ def test_what_is_found_is_what_an_environment_of_one_lane_says(env_id):
 def test_a_mask_lists_what_changes_something_and_leaves_the_no_op():
     envs = gym.make_vec("Steer-BBQ-v0", num_envs=8)
     mask = EffectMask(int(envs.single_action_space.n), states=4, each=2)
-    list_by_effect(mask, envs)
+    assert mask.look(envs) == mask.tokens
     legal = mask.legal(envs.unwrapped.action_masks())
     assert 2 <= legal[0].sum() <= 32
     assert legal[:, -1].all()
@@ -69,9 +69,16 @@ def test_a_mask_lists_what_changes_something_and_leaves_the_no_op():
 def test_where_replies_are_sentences_all_features_stay_legal_and_nothing_is_spent():
     envs = gym.make_vec("Steer-SimpleQA-v0", num_envs=2)
     mask = EffectMask(int(envs.single_action_space.n))
-    list_by_effect(mask, envs)
+    assert mask.look(envs) == 0
     assert mask.legal(envs.unwrapped.action_masks()).all()
     assert mask.tokens == 0
+
+
+def test_where_nothing_changes_anything_nothing_is_closed():
+    envs = gym.make_vec("Steer-BBQ-v0", num_envs=8, coefficient=1e-9)
+    mask = EffectMask(int(envs.single_action_space.n), states=2)
+    assert mask.look(envs) == mask.tokens == 2 * 256 + 2
+    assert mask.legal(envs.unwrapped.action_masks()).all()
 
 
 def test_the_environment_goes_back_to_its_own_order():
