@@ -1,12 +1,18 @@
 """Where sparse autoencoders come from: a folder in SAELens's format, or a release in SAELens's table."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steer_env.errors import SteeringError, first_line
 from steer_env.lm.sae import FeatureDictionary
+from steer_env.lm.sae_folder import FolderSAE, read_sae
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 _CAPITAL = re.compile(r"^w_")
@@ -26,7 +32,8 @@ def open_sae(name: str, device: str = "cpu") -> FeatureDictionary:
     """
     for knows, load in SOURCES.values():
         if knows(name):
-            return _dictionary(name, load(name, device))
+            sae = load(name, device)
+            return _of_folder(name, sae) if isinstance(sae, FolderSAE) else _of_saelens(name, sae)
     raise SteeringError(
         f"no SAE called {name!r}: give a folder written by SAELens, or 'release:sae_id' of a SAELens release"
     )
@@ -37,11 +44,14 @@ def _is_folder(name: str) -> bool:
 
 
 def _from_folder(name: str, device: str) -> Any:
-    from sae_lens import SAE  # takes seconds to import, and brings wandb: only where an SAE is loaded
-    from safetensors import SafetensorError
-
     if not (Path(name) / "cfg.json").is_file():
         raise SteeringError(f"{name!r} holds no cfg.json: it is not a folder written by SAELens")
+    known = read_sae(Path(name), device)
+    if known is not None:
+        return known
+    from sae_lens import SAE  # takes seconds to import, and brings wandb: only where nothing else reads it
+    from safetensors import SafetensorError
+
     try:
         return SAE.load_from_disk(name, device=device, dtype="float32")
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -111,21 +121,31 @@ SOURCES: dict[str, tuple[Callable[[str], bool], Callable[[str, str], Any]]] = {
 }
 
 
-def _dictionary(name: str, sae: Any) -> FeatureDictionary:
+def _of_folder(name: str, sae: FolderSAE) -> FeatureDictionary:
+    return _dictionary(name, sae.hook_name, sae.weights["W_dec"], sae.encode)
+
+
+def _of_saelens(name: str, sae: Any) -> FeatureDictionary:
     if sae.cfg.normalize_activations == "expected_average_only_in":
         raise SteeringError(
             f"SAE {name!r} expects scaled activations and the scale is not folded into its weights; "
             "fold it with SAELens's fold_activation_norm_scaling_factor and save it again"
         )
+    sae.eval().requires_grad_(False)
     hook_name = str(sae.cfg.metadata.hook_name or "")
+    return _dictionary(name, hook_name, sae.W_dec.detach().float(), lambda x: sae.encode(x).to_dense().float())
+
+
+def _dictionary(
+    name: str, hook_name: str, directions: Tensor, encoder: Callable[[Tensor], Tensor]
+) -> FeatureDictionary:
     if _ELSEWHERE.search(hook_name):
         raise SteeringError(f"SAE {name!r} was trained on {hook_name!r}, which is no residual stream")
-    sae.eval().requires_grad_(False)
     hook = _HOOK.search(hook_name)
     return FeatureDictionary(
         name=name,
-        directions=sae.W_dec.detach().float(),
-        encoder=lambda residual: sae.encode(residual).to_dense().float(),
+        directions=directions,
+        encoder=encoder,
         layer=int(hook.group(1)) if hook else None,
         site=hook.group(2) if hook else None,
     )

@@ -1,6 +1,9 @@
 """SAEs of every architecture that SAELens saves, against SAELens itself."""
 
+import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from steer_env.errors import SteeringError
+from steer_env.lm.sae_folder import read_sae
 from steer_env.lm.sae_sources import open_sae
 
 WIDTH, FEATURES, K = 16, 40, 5
@@ -117,3 +121,48 @@ def test_an_sae_without_its_weights_is_named(tmp_path):
     (tmp_path / "sae_weights.safetensors").unlink()
     with pytest.raises(SteeringError, match=re.escape(f"cannot read the SAE in {str(tmp_path)!r} (")):
         open_sae(str(tmp_path))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("normalize_activations", ["none", "layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("other", [False, True], ids=["usual", "unusual"])
+def test_a_folder_is_read_without_saelens_and_to_the_same_bits(architecture, normalize_activations, other, tmp_path):
+    sae = make_sae(architecture)
+    sae.cfg.normalize_activations = normalize_activations
+    sae.cfg.apply_b_dec_to_input = not other
+    if architecture == "topk":
+        sae.cfg.rescale_acts_by_decoder_norm = other
+    (sae.save_inference_model if architecture == "batchtopk" else sae.save_model)(tmp_path)
+    found = read_sae(tmp_path, "cpu")
+    assert found is not None
+    residual = 3 * torch.randn(7, WIDTH) + 1
+    assert torch.equal(found.encode(residual), SAE.load_from_disk(tmp_path).encode(residual).to_dense())
+
+
+def test_what_is_not_known_of_a_folder_is_left_to_saelens(tmp_path):
+    make_sae("standard").save_model(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    for unknown in (
+        {"architecture": "temporal"},
+        {"normalize_activations": "covariance_whitening"},
+        {"reshape_activations": "hook_z"},
+        {"d_sae": FEATURES + 1},
+        {"finetuning_scaling_factor": True},
+        {"metadata": {}},
+    ):
+        (tmp_path / "cfg.json").write_text(json.dumps(config | unknown))
+        assert read_sae(tmp_path, "cpu") is None, unknown
+    config.pop("normalize_activations")
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    assert read_sae(tmp_path, "cpu") is None
+    assert torch.equal(
+        open_sae(str(tmp_path)).encode(torch.ones(1, WIDTH)), SAE.load_from_disk(tmp_path).encode(torch.ones(1, WIDTH))
+    )
+
+
+def test_an_environment_is_made_without_importing_saelens_or_a_tracker():
+    """They take longer to import than PyTorch does."""
+    made = "import sys, gymnasium, steer_env; gymnasium.make('Steer-TicTacToe-v0').reset(seed=0); "
+    found = "print([name for name in ('sae_lens', 'transformer_lens', 'wandb', 'datasets') if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", made + found], capture_output=True, text=True, check=True)
+    assert run.stdout.strip().splitlines()[-1] == "[]"
