@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -18,12 +19,17 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, prepro
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Categorical, Distribution, kl_divergence, register_kl
 
 from agents.algos import HEADS
+from agents.wide_head import Places, chosen_in_blocks, products_at
 from steer_env.evaluation.masks import carries_mask
 
 ILLEGAL_LOGIT = -1e8  # sb3-contrib's value: its probability is exactly 0 in float32
+WIDE = 1_024
+"""Actions from which on logits are computed of legal ones alone, or in blocks; fewer give MaskablePPO's very bits."""
+SPARSE = 8
+"""One in so many actions at most is legal where logits of these alone are computed."""
 
 
 class LegalCategorical(Categorical):
@@ -70,6 +76,55 @@ def _legal_exp(exponents: Tensor, legal: Tensor) -> Tensor:
     return torch.where(legal, exponents, 0.0).exp() * legal
 
 
+class SparseCategorical(Distribution):
+    """Categorical over few legal actions of many: ``LegalCategorical`` with a column for each that a row has."""
+
+    def __init__(self, values: Tensor, legal: Places) -> None:
+        """Args: logits ``[n]`` of the legal actions, not normalised, and which these are, at least one a row."""
+        self.legal = legal
+        self.actions = legal.padded(legal.columns, -1)
+        self.inner = LegalCategorical(legal.padded(values, ILLEGAL_LOGIT), self.actions >= 0)
+        super().__init__(self.inner.batch_shape, validate_args=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """``[B, A]`` log-probabilities, ``ILLEGAL_LOGIT`` where illegal."""
+        blank = self.inner.logits.new_full(self.legal.shape, ILLEGAL_LOGIT)
+        return blank.index_put((self.legal.rows, self.legal.columns), self.inner.logits[self.inner.legal])
+
+    @property
+    def probs(self) -> Tensor:
+        """``[B, A]`` probabilities."""
+        return self.logits.exp()
+
+    @property
+    def mode(self) -> Tensor:
+        """``[B]`` the most probable actions, the first of equal ones."""
+        return self._action(self.inner.probs.argmax(-1))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """``[*sample_shape, B]`` actions."""
+        return self._action(self.inner.sample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``[B]`` in nats; about ``ILLEGAL_LOGIT`` of an illegal action."""
+        found = self.actions == value[:, None]
+        chosen = self.inner.logits.gather(-1, found.to(torch.uint8).argmax(-1, keepdim=True)).squeeze(-1)
+        return torch.where(found.any(-1), chosen, ILLEGAL_LOGIT)
+
+    def entropy(self) -> Tensor:
+        """``[B]`` in nats, over the legal actions."""
+        return self.inner.entropy()
+
+    def _action(self, column: Tensor) -> Tensor:
+        return self.actions.expand(*column.shape, -1).gather(-1, column[..., None]).squeeze(-1)
+
+
+@register_kl(SparseCategorical, SparseCategorical)
+def _sparse_divergence(one: SparseCategorical, other: SparseCategorical) -> Tensor:
+    return kl_divergence(one.inner, other.inner)
+
+
 class MaskedCategorical(CategoricalDistribution):
     """Categorical over the legal actions only."""
 
@@ -82,13 +137,34 @@ class MaskedCategorical(CategoricalDistribution):
         """The module from latent ``[B, latent_dim]`` to logits ``[B, A]``."""
         return self.make_net(latent_dim)
 
-    def restrict(self, logits: Tensor, legal: Tensor | None) -> MaskedCategorical:
-        """Set the distribution: ``logits [B, A]``, ``legal`` bool ``[B, A]`` or None for all."""
-        if legal is None:
-            self.distribution = Categorical(logits=logits, validate_args=False)
-        else:
-            self.distribution = LegalCategorical(logits, legal)
+    def of(self, head: LinearHead | TiedHead, latent: Tensor, mask: Tensor | None) -> MaskedCategorical:
+        """Set the distribution: ``latent [B, d]``, and bits of legal actions ``[B, A / 8]`` uint8 or None for all."""
+        if mask is None:
+            self.distribution = Categorical(logits=head(latent), validate_args=False)
+            return self
+        if self.action_dim >= WIDE:
+            legal = Places.of_bits(mask, self.action_dim)
+            if int(legal.counts.max()) * SPARSE <= self.action_dim:
+                self.distribution = SparseCategorical(head.at(latent, legal), legal)  # type: ignore[assignment]  # SB3 says Categorical
+                return self
+        self.distribution = LegalCategorical(head(latent), unpack_bits(mask, self.action_dim))
         return self
+
+    def mode(self) -> Tensor:
+        """``[B]`` the most probable actions."""
+        return self.distribution.mode
+
+
+class LinearHead(nn.Linear):
+    """Logits = latent times a row an action, plus a bias: SB3's own head."""
+
+    def at(self, latent: Tensor, legal: Places) -> Tensor:
+        """``[n]`` logits of the legal actions alone."""
+        return products_at(legal, latent, self.weight) + self.bias.index_select(0, legal.columns)
+
+    def chosen(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B]`` log-probabilities of actions and ``[B]`` entropies, where all are legal."""
+        return chosen_in_blocks(latent, self.weight, self.bias, actions)[:2]
 
 
 class TiedHead(nn.Module):
@@ -113,6 +189,29 @@ class TiedHead(nn.Module):
         """``[B, latent]`` to logits ``[B, F + 1]``."""
         keys = torch.cat([self.keys, self.noop_key])
         return torch.addmm(self.bias, self.query(latent), keys.T)
+
+    def at(self, latent: Tensor, legal: Places) -> Tensor:
+        """``[n]`` logits of the legal actions alone."""
+        query, features = self.query(latent), len(self.keys)
+        # The no-op's key is none of the matrix: another row is read in its place, and not used.
+        listed = Places(legal.rows, legal.columns.clamp(max=features - 1), (legal.shape[0], features))
+        noop = (query @ self.noop_key.T).squeeze(1).index_select(0, legal.rows)
+        logits = torch.where(legal.columns == features, noop, products_at(listed, query, self.keys))
+        return logits + self.bias.index_select(0, legal.columns)
+
+    def chosen(self, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B]`` log-probabilities of actions and ``[B]`` entropies, where all are legal."""
+        query, features = self.query(latent), len(self.keys)
+        is_noop = actions == features
+        log_prob, entropy, log_total = chosen_in_blocks(
+            query, self.keys, self.bias[:-1], actions.clamp(max=features - 1)
+        )
+        # Whether to push at all, and then with which feature: the entropies of both choices add up.
+        odds = (query @ self.noop_key.T).squeeze(1) + self.bias[-1] - log_total
+        log_noop, log_push = F.logsigmoid(odds), F.logsigmoid(-odds)
+        pushes = log_push.exp()
+        entropy = pushes * (entropy - log_push) - log_noop.exp() * log_noop
+        return torch.where(is_noop, log_noop, log_prob + log_push), entropy
 
 
 def tied_keys(directions: npt.ArrayLike, dim: int, projection: str = "pca", seed: int = 0) -> npt.NDArray[np.float32]:
@@ -183,6 +282,9 @@ class MaskedPolicy(ActorCriticPolicy):
             raise ValueError(f"unknown head {head!r}; known heads: {', '.join(HEADS)}")
         # Set before the parent's constructor, which builds the networks.
         self.head, self.directions, self.key_dim = head, directions, key_dim
+        if action_space.n >= WIDE and kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam:
+            # Eight times as fast on so many parameters; SB3 sets the same epsilon where nothing is given.
+            kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {"eps": 1e-5})}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     @property
@@ -202,7 +304,7 @@ class MaskedPolicy(ActorCriticPolicy):
     def _make_head(self, latent_dim: int) -> nn.Module:
         n_actions = self.action_dist.action_dim
         if self.head == "linear":
-            return nn.Linear(latent_dim, n_actions)
+            return LinearHead(latent_dim, n_actions)
         if self.directions is None:
             raise ValueError("head 'tied' needs directions=, the [F, M] decoder directions")
         keys = tied_keys(self.directions, self.key_dim)
@@ -222,15 +324,23 @@ class MaskedPolicy(ActorCriticPolicy):
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values ``[B, 1]``, log-probabilities and entropies ``[B]`` of given actions."""
+        if self.action_dist.action_dim >= WIDE and self._part(obs, "mask") is None:
+            log_prob, entropy = self._head.chosen(self._actor_latent(obs), actions.long().flatten())
+            return self.predict_values(obs), log_prob, entropy
         distribution = self.get_distribution(obs)
         return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> MaskedCategorical:
         """The one categorical over the legal actions, used everywhere."""
-        latent = self.mlp_extractor.forward_actor(self._read(obs, self.pi_features_extractor))
-        mask = self._part(obs, "mask")
-        legal = None if mask is None else unpack_bits(mask, self.action_dist.action_dim)
-        return self.action_dist.restrict(self.action_net(latent), legal)
+        return self.action_dist.of(self._head, self._actor_latent(obs), self._part(obs, "mask"))
+
+    @property
+    def _head(self) -> LinearHead | TiedHead:
+        head: Any = self.action_net
+        return head
+
+    def _actor_latent(self, obs: PyTorchObs) -> Tensor:
+        return self.mlp_extractor.forward_actor(self._read(obs, self.pi_features_extractor))
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Values ``[B, 1]``; independent of the mask."""
