@@ -12,6 +12,7 @@ import warnings
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,19 +41,17 @@ class Places:
     @classmethod
     def of_bits(cls, packed: Tensor, count: int) -> Places:
         """The entries that are set in rows of ``count`` bits, as ``np.packbits`` packs them: uint8 ``[R, bytes]``."""
-        width = packed.shape[1]
-        words = F.pad(packed, (0, -width % 8)).view(torch.int64)
-        row, word = words.nonzero().unbind(1)
-        octets = words[row, word].view(torch.uint8).view(-1, 8)
-        found, octet = octets.nonzero().unbind(1)
-        powers = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
-        which, bit = octets[found, octet][:, None].bitwise_and(powers).nonzero().unbind(1)
-        found, octet = found[which], octet[which]
-        rows, columns = row[found], (word[found] * 8 + octet) * 8 + bit
+        # NumPy finds set bits several times as fast as PyTorch does on a CPU: words first, then the bits of those set.
+        octets = packed.cpu().numpy()
+        words = np.pad(octets, ((0, 0), (0, -octets.shape[1] % 8))).view(np.uint64)
+        set_words = np.flatnonzero(words)
+        bits = np.unpackbits(words.reshape(-1)[set_words].view(np.uint8)).view(bool)
+        which, bit = np.divmod(np.flatnonzero(bits), 64)
+        rows, word = np.divmod(set_words[which], words.shape[1])
+        columns = word * 64 + bit
         inside = columns < count
-        if not bool(inside.all()):
-            rows, columns = rows[inside], columns[inside]
-        return cls(rows, columns, (len(packed), count))
+        found = torch.from_numpy(np.stack([rows[inside], columns[inside]])).to(packed.device)
+        return cls(found[0], found[1], (len(octets), count))
 
     @cached_property
     def counts(self) -> Tensor:
@@ -69,10 +68,6 @@ class Places:
         """The same entries of the transposed matrix, and where each of those stands here."""
         order = self.columns.argsort(stable=True)
         return Places(self.columns[order], self.rows[order], (self.shape[1], self.shape[0])), order
-
-    def matrix(self, values: Tensor) -> Tensor:
-        """The sparse matrix with ``values [n]`` at the entries."""
-        return torch.sparse_csr_tensor(self.starts, self.columns, values, self.shape, check_invariants=False)
 
     def padded(self, values: Tensor, fill: float) -> Tensor:
         """``[R, most entries of a row]`` of ``values [n]``, the rest filled."""
@@ -98,8 +93,9 @@ class _ProductsAt(torch.autograd.Function):
     def forward(ctx: Any, places: Places, left: Tensor, right: Tensor) -> Tensor:
         ctx.places = places
         ctx.save_for_backward(left, right)
-        blank = places.matrix(left.new_zeros(len(places.rows)))
-        return torch.sparse.sampled_addmm(blank, left, right.T, beta=0.0).values()
+        blank = left.new_zeros(len(places.rows))
+        matrix = torch.sparse_csr_tensor(places.starts, places.columns, blank, places.shape, check_invariants=False)
+        return torch.sparse.sampled_addmm(matrix, left, right.T, beta=0.0).values()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
@@ -116,7 +112,9 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, places: Places, values: Tensor, right: Tensor) -> Tensor:
         ctx.places = places
         ctx.save_for_backward(values, right)
-        return places.matrix(values) @ right
+        # Bags of rows of ``right``: several times as fast as the product with a compressed matrix.
+        columns, starts = places.columns.int(), places.starts.int()
+        return F.embedding_bag(columns, right, starts, mode="sum", per_sample_weights=values, include_last_offset=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
