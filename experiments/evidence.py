@@ -33,6 +33,8 @@ class EvidenceConfig(Trainings):
     """Number of items of test; by default all."""
     search_games: tuple[int, int] = (32, 256)
     """Items that every candidate plays in the search for the best fixed feature, and those that the best 16 play."""
+    search_candidates: int | None = None
+    """Features that are tried in this search, drawn; by default all."""
     oracle_items: int = 200
     """Number of these on which the item oracle tries every feature; 0 leaves it out."""
     resume: bool = False
@@ -40,7 +42,8 @@ class EvidenceConfig(Trainings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("tuning_timesteps", 1), ("items", 1), ("lora_steps", 0), ("oracle_items", 0)):
+        bounds = {"tuning_timesteps": 1, "items": 1, "search_candidates": 1, "lora_steps": 0, "oracle_items": 0}
+        for name, least in bounds.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -93,7 +96,8 @@ def main(cfg: EvidenceConfig) -> Evidence:
     chosen = max(tuning, key=lambda point: point.validation_score or 0.0).settings
     lora = LoRA(steps=cfg.lora_steps) if cfg.lora_steps else None
     runs = library.train_seeds(learners, chosen)
-    bench = library.bench_of(cfg, runs, items=cfg.items, search_games=cfg.search_games, lora=lora, kept=kept)
+    search = {"search_games": cfg.search_games, "search_candidates": cfg.search_candidates}
+    bench = library.bench_of(cfg, runs, items=cfg.items, lora=lora, kept=kept, **search)
     weights = model_sha256(bench.envs())
     arms = play_arms(bench)
     result = Evidence(

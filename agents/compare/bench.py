@@ -42,6 +42,7 @@ class Bench:
             for the best fixed feature, CorrSteer and the item oracle.
         compare: Whether the unsteered model's next token is recorded too.
         search_games: Items a candidate in each round of the search for the best fixed feature.
+        search_candidates: Features that are tried in it, drawn; None is all.
         lora: How fine-tuning is done; None leaves it out.
         kept: What earlier processes of the same study finished, and where this one puts what it does.
     """
@@ -56,6 +57,7 @@ class Bench:
     every: Mapping[str, Any] = field(default_factory=dict)
     compare: bool = True
     search_games: tuple[int, int] = (32, 256)
+    search_candidates: int | None = None
     lora: LoRA | None = None
     kept: Kept = NOTHING
 
@@ -106,7 +108,8 @@ class Bench:
         return fit_corrsteer(envs, self.dealt_in_train(seed), self.seed, warm)
 
     def _search(self, seed: int) -> FixedSearch:
-        return search_best_fixed(self.envs("train", seed, **self.every), self.seed, self.search_games)
+        envs = self.envs("train", seed, **self.every)
+        return search_best_fixed(envs, self.seed, self.search_games, candidates=self.search_candidates)
 
     def _read(self, seed: int) -> linear_probe.Reading | None:
         fitted = drawn_items(self.dealt_in_train(seed), linear_probe.TRAIN, self.seed)

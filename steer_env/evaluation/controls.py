@@ -202,7 +202,11 @@ def _score_portion(envs: Envs, candidates: Array, items: Sequence[int], seed: in
 
 
 def search_best_fixed(
-    envs: Envs, seed: int, games: Sequence[int] = (32, 256), kept: Sequence[int] = (16,)
+    envs: Envs,
+    seed: int,
+    games: Sequence[int] = (32, 256),
+    kept: Sequence[int] = (16,),
+    candidates: int | None = None,
 ) -> FixedSearch:
     """Find the best push by successive halving (Karnin et al. 2013): all play a few items, the best play more.
 
@@ -214,6 +218,8 @@ def search_best_fixed(
             decoding.
         games: Items a candidate in each round; where there are fewer, all of them.
         kept: Candidates that go on after each round but the last.
+        candidates: Pushes that are tried, drawn by ``seed``; None is all. Of a real SAE where replies are long, all
+            cost more than any training.
 
     Raises:
         ValueError: ``kept`` is not one shorter than ``games``.
@@ -222,14 +228,15 @@ def search_best_fixed(
         raise ValueError(f"kept must be one shorter than games, got {len(kept)} and {len(games)}")
     dealt = np.array(unwrap(envs).dealt)
     items = dealt[np.random.default_rng([seed, 1]).permutation(len(dealt))]
-    candidates = np.arange(len(pushes(envs)))
+    tried = np.random.default_rng([seed, 2]).permutation(len(pushes(envs)))[:candidates]
+    tried.sort()
     table: list[dict[str, Any]] = []
     for number, n in enumerate(games):
-        scores = score_pushes(envs, candidates, items[:n].tolist(), seed).mean(axis=1)
+        scores = score_pushes(envs, tried, items[:n].tolist(), seed).mean(axis=1)
         order = np.argsort(-scores, kind="stable")
-        table += [_search_row(envs, number, int(candidates[i]), min(n, len(items)), float(scores[i])) for i in order]
-        candidates = candidates[order][: kept[number] if number < len(kept) else None]
-    return FixedSearch(int(candidates[0]), table)
+        table += [_search_row(envs, number, int(tried[i]), min(n, len(items)), float(scores[i])) for i in order]
+        tried = tried[order][: kept[number] if number < len(kept) else None]
+    return FixedSearch(int(tried[0]), table)
 
 
 def _search_row(envs: Envs, number: int, push: int, n: int, score: float) -> dict[str, Any]:

@@ -146,6 +146,18 @@ def test_the_search_agrees_with_playing_every_push_by_itself(make, env):
     assert last[0]["feature"] == envs.unwrapped.features[found.best % len(envs.unwrapped.features)]
 
 
+def test_some_candidates_are_drawn_and_score_as_they_do_among_all(make):
+    envs = make()
+    some, all_of_them = (search_best_fixed(envs, seed=3, games=(6, 8), kept=(2,), candidates=n) for n in (5, None))
+    scores = {row["push"]: row["score"] for row in all_of_them.table if row["round"] == 0}
+    tried = {row["push"]: row["score"] for row in some.table if row["round"] == 0}
+    assert len(tried) == 5
+    assert tried.items() <= scores.items()
+    assert some.best in tried
+    other = search_best_fixed(envs, seed=4, games=(6, 8), kept=(2,), candidates=5)
+    assert {row["push"] for row in other.table} - set(tried)
+
+
 @pytest.mark.parametrize("at_a_time", [1, 12])
 def test_candidates_may_play_in_portions(make, monkeypatch, at_a_time):
     envs = make()
