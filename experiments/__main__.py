@@ -67,7 +67,7 @@ COMMANDS: dict[str, Command] = {
     "controller": Command("inside.controller", INSIDE, "what the policy of a steering run represents"),
     "inside-summary": Command("inside.summary", INSIDE, "one table over agents that were looked into"),
     "list": Command("list", TOOLS, "ids, presets, algorithms, masks, observations, controls and what each needs"),
-    "benchmark": Command("benchmark", TOOLS, "speed of the closed loop beside plain generation"),
+    "benchmark": Command("benchmark", TOOLS, "how fast the parts are, beside what they replace"),
 }
 
 

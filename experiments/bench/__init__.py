@@ -1,0 +1,1 @@
+"""What ``steer benchmark`` measures, a module a part."""
