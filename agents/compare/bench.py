@@ -123,7 +123,8 @@ class Bench:
     def envs(self, split: str | None = None, seed: int = 0, **overrides: Any) -> Any:
         """The environments of a training seed's run, of this bench's split or another; made once, reset by play."""
         split = split or self.split
-        config = {name: self.configs[seed][name] for name in ("env", "env_kwargs", "mask")}
+        # The record of steering comes along: agents see as they saw, also where another task would be seen otherwise.
+        config = {name: self.configs[seed].get(name, {}) for name in ("env", "env_kwargs", "mask", "steering")}
         if split != "train":  # limits are on what may be learned from: without them all seeds share environments
             own = config["env_kwargs"].items()
             config["env_kwargs"] = {name: value for name, value in own if name not in _LIMITS}

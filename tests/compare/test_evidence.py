@@ -18,6 +18,7 @@ from experiments.__main__ import load, parse
 from experiments.evidence import EvidenceConfig, main
 from experiments.summary import SummaryConfig
 from experiments.summary import main as summarise
+from steer_env.envs.base import unwrap
 from steer_env.evaluation.play import Played, play
 from steer_env.evaluation.screening import screen_features
 from steer_env.evaluation.statistics import mcnemar, wilson
@@ -71,6 +72,15 @@ def test_every_arm_plays_the_same_items(result):
     seeds = {name: len(result.arms[name].scores) for name in ("unsteered", *learners)}
     assert seeds == {"unsteered": 1, **dict.fromkeys(learners, 2)}
     assert result.arms["trained"].train_n == result.train_items == 40
+
+
+def test_agents_see_as_they_saw_where_the_model_is_free_to_write(bench):
+    """By itself a task of many tokens would be seen in another scale than one of one token."""
+    recorded = bench.configs[0]["steering"]["observation"]
+    free = unwrap(bench.envs(decode="free"))
+    assert free.task.max_new_tokens > 1
+    np.testing.assert_array_equal(free.statistics.mean, np.float32(recorded["mean"]))
+    np.testing.assert_array_equal(free.statistics.deviation, np.float32(recorded["deviation"]))
 
 
 def test_the_setting_is_the_one_that_is_best_on_validation(cfg, result):
