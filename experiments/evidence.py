@@ -50,7 +50,7 @@ class EvidenceConfig(Trainings):
 
     def begun_with(self, points: list[dict[str, Any]]) -> dict[str, Any]:
         """What a study must be gone on with: all settings but the number of processes."""
-        given = {name: value for name, value in self.record().items() if name != "jobs"}
+        given = {name: value for name, value in self.record().items() if name not in ("jobs", "on")}
         return given | {"grid": str(self.grid), "points": points}
 
     def as_recorded(self) -> Self:

@@ -48,7 +48,7 @@ def main(cfg: SampleEfficiencyConfig) -> SampleEfficiency:
     start, sizes = time.perf_counter(), library.checked_sizes(cfg, cfg.sizes)
     if not cfg.resume:
         refuse_existing(cfg.folder)
-    begin(cfg.folder, {name: value for name, value in cfg.record().items() if name != "jobs"})
+    begin(cfg.folder, {name: value for name, value in cfg.record().items() if name not in ("jobs", "on")})
     lora = LoRA(steps=cfg.lora_steps)
     points = [library.learned_from(cfg, size, cfg.items, lora) for size in tqdm(sizes, desc="sizes", disable=None)]
     names = [name for name in library.LEARNERS if any(name in point for point in points)]

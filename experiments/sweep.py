@@ -50,7 +50,7 @@ def main(cfg: SweepConfig) -> Sweep:
     chosen = cfg.choosing_among(screened(cfg))
     trainings = {name: library.trainings_of(chosen, name, flags) for name, flags in variants.items()}
     cfg.folder.mkdir(parents=True)
-    train_all([training for several in trainings.values() for training in several], cfg.jobs)
+    train_all([training for several in trainings.values() for training in several], cfg.jobs, cfg.on)
     asked = {"split": cfg.split, "items": cfg.items, "train_items": cfg.items, "seed": 0, "compare": False}
     benches = {
         name: bench_of(cfg, [training.folder for training in several], **asked) for name, several in trainings.items()

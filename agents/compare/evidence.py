@@ -68,7 +68,7 @@ def tune(cfg: Trainings, points: Sequence[dict[str, Any]], timesteps: int, kept:
     short = replace(cfg, total_timesteps=timesteps)
     folder = cfg.folder / "tuning"
     trainings = [short.training(str(number), cfg.seed, folder, point) for number, point in enumerate(points)]
-    runs = train_all(trainings, cfg.jobs)
+    runs = train_all(trainings, cfg.jobs, cfg.on)
     scores = [kept.get(f"tuning-{number}", partial(_validation_score, run, cfg)) for number, run in enumerate(runs)]
     return [TuningPoint(point, score) for point, score in zip(points, scores, strict=True)]
 
@@ -78,6 +78,7 @@ def train_seeds(learners: Sequence[Trainings], settings: Mapping[str, Any]) -> l
     return train_all(
         [own.training(f"seed-{seed}", seed, own.folder, settings) for seed, own in enumerate(learners)],
         learners[0].jobs,
+        learners[0].on,
     )
 
 

@@ -190,7 +190,7 @@ def train_layers(cfg: Trainings, chosen: Mapping[int, Mapping[str, Any]], items:
         ]
         for layer, settings in chosen.items()
     }
-    train_all([training for several in trainings.values() for training in several], cfg.jobs)
+    train_all([training for several in trainings.values() for training in several], cfg.jobs, cfg.on)
     return {
         layer: bench_of(cfg, [training.folder for training in several], items=items)
         for layer, several in trainings.items()

@@ -18,7 +18,7 @@ from agents.runs.folder import RunFolder
 from steer_env.evaluation.masks import MASKS, check_mask_settings
 
 _UNMASKED_OBSERVATIONS = ("both",)  # SB3 cannot nest a dictionary in another
-_NOT_RECORDED = ("resume", "runs_dir")
+_NOT_RECORDED = ("resume", "runs_dir", "workers")
 CHECKPOINTS = 10
 """Of a training that is part of an experiment: a kill costs a tenth of it at most."""
 
@@ -119,6 +119,8 @@ class TrainConfig:
     """Folder of run folders."""
     threads: int = 1
     """CPU threads of PyTorch; for the small matrices of one token a lane more are slower."""
+    workers: int = 1
+    """Ray workers that the lanes are shared among, each with a model of its own; 1 plays in this process."""
 
     def __post_init__(self) -> None:
         if self.mask is None:
@@ -137,9 +139,11 @@ class TrainConfig:
         """
         if not self.name.strip() or self.name in (".", "..") or set(self.name) & set("/\\"):
             raise ValueError(f"name must be a plain folder name, got {self.name!r}")
-        for name in ("total_timesteps", "num_envs", "checkpoint_every", "threads"):
+        for name in ("total_timesteps", "num_envs", "checkpoint_every", "threads", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_envs % self.workers:
+            raise ValueError(f"workers must divide num_envs={self.num_envs}, got {self.workers}")
         assert self.mask is not None
         check_mask_settings(self.mask, self.mask_kwargs)
 
@@ -198,6 +202,8 @@ class Trainings:
     """Seed of whatever is drawn outside of training: decoding, random arms, searches."""
     jobs: int = 2
     """Trainings at a time."""
+    on: Literal["processes", "ray"] = "processes"
+    """Where trainings run: processes of this machine, or tasks of a Ray cluster, whose machines must share runs_dir."""
     wandb: Mirror = "disabled"
     """Mirror of each training."""
     runs_dir: Path = Path("runs")

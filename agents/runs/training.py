@@ -5,9 +5,11 @@ Everything goes into ``runs/<name>/``; ``--resume`` continues a run that was sto
 
 import re
 import secrets
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from agents.runs.loading import Run, fresh_agent, load_run, make_envs, make_run_
 from agents.runs.steering import require_same_steering, steering_record
 from agents.runs.tracking import Tracker
 from agents.vec_env import SB3VecEnv
+from agents.workers import WorkerLostError, WorkersVectorEnv
 from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import ActionMask
 
@@ -67,9 +70,13 @@ def main(cfg: TrainConfig) -> Path:
         refuse_existing(path)
     else:
         cfg.require_recorded(resumed.config)
-    training = Training.begin(cfg.settings(), resumed, path)
-    training.run_to_end()
-    return path
+    training = Training.begin(cfg.settings(), resumed, path, cfg.workers)
+    while True:
+        try:
+            training.run_to_end()
+            return path
+        except WorkerLostError as lost:
+            training = training.again(lost, cfg.workers)
 
 
 @dataclass
@@ -82,13 +89,15 @@ class Training:
     model: BaseAlgorithm
     mask: ActionMask | None
     episodes: int
+    settings: dict[str, Any]
+    lost_at: int | None = None
 
     @classmethod
-    def begin(cls, settings: dict[str, Any], resumed: RunFolder | None, path: Path) -> "Training":
+    def begin(cls, settings: dict[str, Any], resumed: RunFolder | None, path: Path, workers: int = 1) -> "Training":
         """Build everything; the folder of a new run is made last, so that wrong settings leave none behind."""
         envs = make_envs(settings, "train", settings["num_envs"])
         mask = make_run_mask(settings, envs.single_action_space)
-        vec_env = SB3VecEnv(envs, mask)
+        vec_env = SB3VecEnv(envs if workers == 1 else _shared_out(settings, workers, mask is not None), mask)
         if resumed:
             require_same_steering(resumed.config, envs, path)
         checkpoint = resumed.rewind() if resumed else None
@@ -102,7 +111,25 @@ class Training:
                 model.num_timesteps = _look(mask, envs, settings["total_timesteps"])
         vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
         run = resumed or RunFolder.create(path, _record(settings, envs))
-        return cls(run, run.config, envs, model, mask, checkpoint.counters["episodes"] if checkpoint else 0)
+        episodes = checkpoint.counters["episodes"] if checkpoint else 0
+        return cls(run, run.config, envs, model, mask, episodes, settings)
+
+    def again(self, lost: WorkerLostError, workers: int) -> "Training":
+        """From the newest checkpoint, with workers in the place of those that were lost.
+
+        Raises:
+            WorkerLostError: The run has not come further since this happened last.
+        """
+        done = self.model.num_timesteps
+        if self.lost_at is not None and done <= self.lost_at:
+            raise lost
+        warnings.warn(f"{lost}; the run goes on from its newest checkpoint", stacklevel=2)
+        assert self.model.env is not None
+        self.model.env.close()
+        settings = {name: self.config[name] for name in self.settings}
+        fresh = Training.begin(settings, RunFolder.open(self.run.path), self.run.path, workers)
+        fresh.lost_at = done
+        return fresh
 
     def run_to_end(self) -> None:
         """Train, log, checkpoint, and write ``policy.zip`` when all time steps are done."""
@@ -158,6 +185,12 @@ class Training:
             save_mask(self.mask, self.run.path)
         part.replace(self.run.path / "policy.zip")
         tracker.table("last_episodes", deque(self.run.rows("episodes"), maxlen=100))
+
+
+def _shared_out(settings: Mapping[str, Any], workers: int, masked: bool) -> WorkersVectorEnv:
+    """The lanes of a training in workers; this process keeps its own model for what is asked beside playing."""
+    lanes = settings["num_envs"]
+    return WorkersVectorEnv(partial(make_envs, settings, "train"), lanes, workers, masked)
 
 
 def _look(mask: ActionMask, envs: Any, total: int) -> int:

@@ -21,6 +21,7 @@ from agents.runs import training
 from agents.runs.config import TrainConfig, Trainings
 from agents.runs.folder import RunFolder
 from agents.runs.loading import make_envs
+from agents.workers import started_ray
 from steer_env.envs.base import unwrap
 from steer_env.errors import NotTheBenchmark
 from steer_env.evaluation.screening import screen_features
@@ -45,14 +46,22 @@ def screened(cfg: Trainings, settings: Mapping[str, Any] | None = None) -> list[
     return screen_features(envs, cfg.screen, unwrap(envs).dealt[:SCREEN_ITEMS], cfg.seed)
 
 
-def train_all(trainings: Sequence[TrainConfig], jobs: int) -> list[Path]:
-    """Train each, ``jobs`` at a time, and return the run folders in the order asked for; one job stays in this process.
+def train_all(trainings: Sequence[TrainConfig], jobs: int, on: str = "processes") -> list[Path]:
+    """Train each, and return the run folders in the order asked for.
 
     A training that an earlier process finished is left as it is, and one that it began goes on (:func:`finish`).
+
+    Args:
+        trainings: What is trained.
+        jobs: Trainings at a time; one stays in this process.
+        on: ``"processes"``, or ``"ray"`` for tasks of a cluster, as many at a time as it has room for, each with a GPU
+            where there are any. All its machines must see the folders of runs.
 
     Raises:
         Exception: What the first one that failed raised; the others that wait are given up.
     """
+    if on == "ray":
+        return _train_on_cluster(trainings)
     if jobs == 1:
         return [finish(cfg) for cfg in trainings]
     # Processes that start afresh: a fork would share PyTorch's threads. tqdm reads the variable as it is imported.
@@ -65,6 +74,21 @@ def train_all(trainings: Sequence[TrainConfig], jobs: int) -> list[Path]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _train_on_cluster(trainings: Sequence[TrainConfig]) -> list[Path]:
+    ray = started_ray()
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    # A task whose worker dies is done again by Ray, and so goes on from its checkpoint.
+    train = ray.remote(_train_quietly).options(num_cpus=1, num_gpus=gpus, max_retries=3)
+    started = [train.remote(replace(cfg, runs_dir=cfg.runs_dir.absolute())) for cfg in trainings]
+    try:
+        return [Path(ray.get(run)) for run in tqdm(started, desc="trainings", disable=False)]
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    finally:
+        for run in started:
+            ray.cancel(run)
 
 
 def finish(cfg: TrainConfig) -> Path:
