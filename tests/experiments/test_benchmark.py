@@ -21,6 +21,7 @@ NAMES = {
     "learner": {"linear head", "tied head", "linear head, all legal", "tied head, all legal", "MaskablePPO"},
     "adapter": {"environment", "SB3VecEnv"},
     "sae": {"whole pass", "to half depth"},
+    "floor": {"bandwidth floor", "generate", "closed loop"},
     "peers": {"Steer", "two passes with hooks", "a policy inside a hook", "TransformerLens, two passes"},
 }
 
