@@ -11,7 +11,7 @@ from steer_env.envs.settings import Settings
 from steer_env.envs.vector_env import SteerVectorEnv
 from steer_env.errors import NotTheBenchmark, SteeringError
 from steer_env.evaluation.comparison import Comparison, compare
-from steer_env.evaluation.controls import CONTROLS
+from steer_env.evaluation.controls import CONTROLS, fixed
 from steer_env.evaluation.masks import MASKS
 from steer_env.evaluation.play import Lanes, Played, Policy, evaluate
 from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer
@@ -19,6 +19,7 @@ from steer_env.lm.model import SteeredModel
 from steer_env.lm.presets import PRESETS
 from steer_env.lm.sae_sources import SOURCES
 from steer_env.registration import register_task
+from steer_env.steered import Generation, SteeredLM, steer, unsteered
 from steer_env.tasks import TASKS, Conversation, Task, Turn
 from steer_env.tasks.bbq import BBQ
 from steer_env.tasks.gsm8k import GSM8K
@@ -39,6 +40,7 @@ __all__ = [
     "TASKS",
     "Comparison",
     "Conversation",
+    "Generation",
     "Lanes",
     "NotTheBenchmark",
     "Played",
@@ -46,16 +48,20 @@ __all__ = [
     "Settings",
     "SteerEnv",
     "SteerVectorEnv",
+    "SteeredLM",
     "SteeredModel",
     "SteeringError",
     "Task",
     "Turn",
     "compare",
     "evaluate",
+    "fixed",
     "load_language_model",
     "load_sae",
     "load_tokenizer",
     "register_task",
+    "steer",
+    "unsteered",
     "unwrap",
 ]
 

@@ -25,6 +25,7 @@ from steer_env.envs.base import unwrap
 from steer_env.evaluation.masks import MASKS, ActionMask, make_mask
 from steer_env.evaluation.play import Played, evaluate
 from steer_env.lm.loading import weights_sha256
+from steer_env.steered import SteeredLM
 
 
 def load_run(path: str | Path) -> Run:
@@ -113,6 +114,20 @@ class Run:
         envs = self.envs(split)
         require_same_steering(self.config, envs, self.path)
         return evaluate(envs, self.policy, items, seed)
+
+    def steered(self) -> SteeredLM:
+        """The language model with the trained agent in its ``generate``.
+
+        Replies may be as long as the task's, and stop where these do. Where the task compares options, the model is
+        free to write.
+
+        Raises:
+            RuntimeError: The language model or what actions mean is not as in training.
+            SteeringError: The agent sees what a text alone does not have, such as a board.
+        """
+        envs = self.envs("train", num_envs=1)
+        require_same_steering(self.config, envs, self.path)
+        return SteeredLM.of(envs, self.policy)
 
     def evaluation(self) -> Evaluation:
         """What ``steer evaluate`` found: every arm with its intervals and tests.

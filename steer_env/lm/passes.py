@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,33 @@ def hooked_pass(
         return lm(**inputs)
     finally:
         handle.remove()
+
+
+@contextmanager
+def edited_passes(
+    lm: Any, block: nn.Module, site: str, edit: Callable[[Tensor, bool], Tensor | None]
+) -> Iterator[None]:
+    """Let ``edit`` see, and replace, the site's residual ``[b, Q, M]`` of every pass that this thread runs.
+
+    It is also told whether the pass begins texts: whether there are no keys and values of earlier ones. Nothing of it
+    is left behind.
+    """
+    thread, fresh = threading.get_ident(), True
+
+    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal fresh
+        cache = kwargs.get("past_key_values")
+        fresh = cache is None or cache.get_seq_length() == 0
+
+    def at_site(hidden: Tensor) -> Tensor | None:
+        return edit(hidden, fresh) if threading.get_ident() == thread else None
+
+    handles = [lm.register_forward_pre_hook(begin, with_kwargs=True), _attach(block, site, at_site)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
