@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.metadata
 import importlib.util
+import os
+import shutil
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,11 @@ from steer_env.lm.tokenizer import Tokenizer
 
 _ONE_AT_A_TIME = threading.Lock()
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def user_cache() -> Path:
+    """Where what can be made again is kept: ``XDG_CACHE_HOME``, or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 
 
 def load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> Any:
@@ -92,11 +101,36 @@ def load_tokenizer(name: str, chat: bool = False) -> Tokenizer:
     from transformers import AutoTokenizer  # as above
 
     place, options = _located(name)
+    file, converted = Path(name), None
+    if options and file.is_file():
+        converted = _converted(file)
+        if converted.is_dir():
+            place, options = str(converted), {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise _unreachable("tokenizer", name, error) from error
+    if options and converted is not None:
+        _keep_tokenizer(tokenizer, converted)
+    tokenizer.name_or_path = name
     return Tokenizer(tokenizer, chat)
+
+
+def _converted(file: Path) -> Path:
+    """Where the tokenizer of a GGUF file is kept, which takes seconds to convert, by the file's content."""
+    digest = hashlib.sha256(importlib.metadata.version("transformers").encode())
+    with file.open("rb") as content:
+        digest.update(hashlib.file_digest(content, "sha256").digest())
+    return user_cache() / "steer" / "tokenizers" / digest.hexdigest()[:40]
+
+
+def _keep_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a converted tokenizer, whole or not at all; where that cannot be, it is converted again next time."""
+    part = folder.with_name(f".{folder.name}-{os.getpid()}-{threading.get_ident()}")
+    with suppress(OSError):
+        tokenizer.save_pretrained(part)
+        part.replace(folder)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from steer_env.lazy import torch
-from steer_env.lm.loading import weights_sha256
+from steer_env.lm.loading import user_cache, weights_sha256
 from steer_env.lm.prompt_files import PromptFolder
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def prompt_store(lm: Any, where: str | None = None) -> PromptStore:
     tiny = sum(parameter.numel() for parameter in lm.parameters()) <= TINY
     if tiny and where in (None, "off"):
         return PromptStore(_TINY_BYTES)
-    place = None if where == "off" else Path(where).expanduser() if where else _user_cache() / "steer" / "prompts"
+    place = None if where == "off" else Path(where).expanduser() if where else user_cache() / "steer" / "prompts"
     with _ONE_AT_A_TIME:
         stores = _SHARED.setdefault(lm, {})
         if place not in stores:
@@ -162,10 +162,6 @@ def prompt_store(lm: Any, where: str | None = None) -> PromptStore:
                 folder = PromptFolder(place, weights_sha256(lm), str(lm.dtype).removeprefix("torch."))
             stores[place] = PromptStore(_memory_bound(), PIECE, folder, alone=lm.device.type == "cpu")
         return stores[place]
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 
 
 def _memory_bound() -> int:

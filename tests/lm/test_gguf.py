@@ -36,6 +36,21 @@ def test_it_can_be_saved_and_read_again_as_a_folder(tmp_path):
     assert weights_sha256(new_language_model(str(tmp_path), torch.float32)) == weights_sha256(lm)
 
 
+@pytest.mark.slow
+@needs_model
+def test_the_tokenizer_is_converted_once_and_is_then_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, again = (load_tokenizer.__wrapped__(str(FILE), chat=True) for _ in range(2))
+    assert len(list((tmp_path / "steer" / "tokenizers").iterdir())) == 1
+    assert type(again.hf) is type(first.hf)
+    assert again.hf.get_vocab() == first.hf.get_vocab()
+    assert again.hf.special_tokens_map == first.hf.special_tokens_map
+    for text in ("What is 2 + 2?", " Two  spaces\nand a line", "\u00e9\u4e2d<|im_start|>"):
+        assert again.prompt(text) == first.prompt(text)
+        assert again.encode(text) == first.encode(text)
+    assert again.hf.name_or_path == first.hf.name_or_path == str(FILE)
+
+
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SteeringError, match=r"pip install 'steer-env\[gguf\]'"):
