@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 
 import steer_env  # noqa: F401
 from agents.algos import ALGOS
-from agents.masked_policy import MaskedCategorical, MaskedPolicy
+from agents.masked_policy import LinearHead, MaskedPolicy
 from agents.runs.checks import CHECKS, Checks, check_run
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import fresh_agent, load_run, make_envs
@@ -275,8 +275,8 @@ def underflow(monkeypatch):
 
 
 def detach(monkeypatch):
-    sound = MaskedCategorical.restrict
-    monkeypatch.setattr(MaskedCategorical, "restrict", lambda self, logits, legal: sound(self, logits.detach(), legal))
+    sound = LinearHead.forward
+    monkeypatch.setattr(LinearHead, "forward", lambda self, latent: sound(self, latent).detach())
 
 
 @pytest.mark.parametrize("plant", [underflow, detach])
