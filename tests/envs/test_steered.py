@@ -49,6 +49,7 @@ def test_a_run_writes_what_the_evaluator_plays(run):
     items = unwrap(envs).dealt[:6]
     played = evaluate(envs, run.policy, items)
     steered = run.steered()
+    steered.generate(openings(unwrap(envs), 12)[6:])  # earlier texts are forgotten
     written = steered.generate([unwrap(envs).task.start(item).opening for item in items], return_dict_in_generate=True)
     assert written.texts == [episode["completion"] for episode in played.episodes]
     for place, rows in enumerate(written.interventions):
