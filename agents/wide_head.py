@@ -101,10 +101,7 @@ class _ProductsAt(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         left, right = ctx.saved_tensors
         for_left = spread(ctx.places, grads[0], right) if ctx.needs_input_grad[1] else None
-        if not ctx.needs_input_grad[2]:
-            return None, for_left, None
-        transposed, order = ctx.places.by_column
-        return None, for_left, spread(transposed, grads[0][order], left)
+        return None, for_left, _spread_by_column(ctx, grads[0], left)
 
 
 class _Spread(torch.autograd.Function):
@@ -120,10 +117,15 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         values, right = ctx.saved_tensors
         for_values = products_at(ctx.places, grads[0], right) if ctx.needs_input_grad[1] else None
-        if not ctx.needs_input_grad[2]:
-            return None, for_values, None
-        transposed, order = ctx.places.by_column
-        return None, for_values, spread(transposed, values[order], grads[0])
+        return None, for_values, _spread_by_column(ctx, values, grads[0])
+
+
+def _spread_by_column(ctx: Any, values: Tensor, left: Tensor) -> Tensor | None:
+    """The gradient for ``right``, if it is asked for."""
+    if not ctx.needs_input_grad[2]:
+        return None
+    transposed, order = ctx.places.by_column
+    return spread(transposed, values[order], left)
 
 
 def chosen_in_blocks(latent: Tensor, weight: Tensor, bias: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,13 +17,13 @@ import numpy as np
 from steer_env.envs.actions import Actuator, FeatureChoice, chosen_features
 from steer_env.envs.observations import Observation, Seen, Source, make_observation
 from steer_env.errors import SteeringError
-from steer_env.evaluation.controls import fixed, idle
+from steer_env.evaluation.controls import CONTROLS, Setting, fixed
 from steer_env.evaluation.play import Lanes, Policy
 from steer_env.lazy import torch
 from steer_env.lm.anatomy import find_block
 from steer_env.lm.labels import feature_labels
 from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer
-from steer_env.lm.passes import edited_passes
+from steer_env.lm.passes import edited_passes, steered_last
 from steer_env.lm.sae import FeatureDictionary
 from steer_env.lm.tokenizer import Tokenizer, end_tokens
 
@@ -37,8 +37,8 @@ Prompts: TypeAlias = "str | Chat | Sequence[str] | Sequence[Chat] | Tensor"
 _OF_A_TEXT = ("normalized", "prompted", "residual", "features")
 _NO_TASK: Any = SimpleNamespace(name="a text", state_shape=(0,), state_levels=1, max_new_tokens=0)
 _REFUSED: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1, None),
-    "use_cache": (True, None),
+    "num_beams": (None, 1),
+    "use_cache": (None, True),
     "assistant_model": (None,),
     "prompt_lookup_num_tokens": (None,),
     "prefill_chunk_size": (None,),
@@ -201,9 +201,7 @@ class SteeredLM:
             self._within.close()
 
     def _edit(self, hidden: Tensor, fresh: bool) -> Tensor:
-        delta = self._lanes.delta(hidden[:, -1].float(), fresh)
-        steered = hidden[:, -1:] + delta.to(hidden)[:, None]
-        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+        return steered_last(hidden, self._lanes.delta(hidden[:, -1].float(), fresh))
 
     def generate(
         self,
@@ -241,18 +239,22 @@ class SteeredLM:
         Raises:
             SteeringError: A setting would read tokens twice or several at once, such as ``num_beams`` (it is named).
         """
+        usual = settings.get("generation_config") or self.lm.generation_config
         for name, fine in _REFUSED.items():
-            if settings.get(name, fine[0]) not in fine:
-                raise SteeringError(f"{name}={settings[name]!r} does not go with steering token by token")
+            asked = settings.get(name, getattr(usual, name, None))
+            if asked not in fine:
+                raise SteeringError(f"{name}={asked!r} does not go with steering token by token")
         one = isinstance(inputs, str) or _is_chat(inputs)
         ids, attention = self._read(inputs, settings.pop("attention_mask", None))
         ends = sorted(end_tokens(self.lm, self.tokenizer))
         stops = [stop] if isinstance(stop, str) else list(self.stop if stop is None else stop)
-        chosen: dict[str, Any] = {"max_new_tokens": max_new_tokens or self.max_new_tokens, "do_sample": do_sample}
+        longest = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        chosen: dict[str, Any] = {"max_new_tokens": longest, "do_sample": do_sample}
         if do_sample:
             chosen |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
         if stops:
-            chosen |= {"stopping_criteria": [self._stopping(ids.shape[1], stops)]}
+            own = self._stopping(ids.shape[1], stops)
+            chosen |= {"stopping_criteria": [*settings.pop("stopping_criteria", ()), own]}
         if ends:
             chosen |= {"eos_token_id": ends}
         pad = self.tokenizer.hf.pad_token_id
@@ -262,10 +264,10 @@ class SteeredLM:
             sequences = self.lm.generate(ids, attention_mask=attention, **{**chosen, **settings})
         if not return_dict_in_generate and isinstance(inputs, torch.Tensor):
             return sequences
-        replies = [_until(row, ends) for row in sequences[:, ids.shape[1] :].tolist()]
+        replies = [self._until(row, ends, stops) for row in sequences[:, ids.shape[1] :].tolist()]
         texts = [_cut(self.tokenizer.decode(*reply), stops) for reply in replies]
         if not return_dict_in_generate:
-            return texts[0] if one else texts
+            return texts[0] if one and len(texts) == 1 else texts
         return Generation(texts, sequences, self._interventions(replies, steps))
 
     def _read(self, inputs: Prompts, attention: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -298,6 +300,14 @@ class SteeredLM:
             return torch.tensor([any(stop in text for stop in stops) for text in texts], device=sequences.device)
 
         return stopped
+
+    def _until(self, reply: list[int], ends: Sequence[int], stops: Sequence[str]) -> list[int]:
+        """The tokens up to the one that ends the turn, or completes a stop string, and that; padding follows it."""
+        for place, token in enumerate(reply):
+            so_far = self.tokenizer.decode(*reply[: place + 1]) if stops else ""
+            if token in ends or any(stop in so_far for stop in stops):
+                return reply[: place + 1]
+        return reply
 
     def _interventions(
         self, replies: Sequence[Sequence[int]], steps: Sequence[Mapping[str, Any]]
@@ -390,19 +400,13 @@ def steer(lm: Any, sae: FeatureDictionary | str, policy: Policy | int, **setting
 
 def unsteered() -> Policy:
     """The policy that does nothing."""
-    return lambda observations, lanes: idle(lanes.envs)
+    return CONTROLS["unsteered"](Setting())
 
 
 def _is_chat(inputs: Any) -> bool:
     return (
         isinstance(inputs, Sequence) and not isinstance(inputs, str) and bool(inputs) and isinstance(inputs[0], Mapping)
     )
-
-
-def _until(reply: list[int], ends: Sequence[int]) -> list[int]:
-    """The tokens up to the one that ends the turn, and that."""
-    stop = next((place for place, token in enumerate(reply) if token in ends), len(reply) - 1)
-    return reply[: stop + 1]
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

@@ -483,9 +483,9 @@ FAULTS = [
     ),
     Fault(
         "gradients of legal logits go to other actions",
-        "_ProductsAt.backward",
-        "grads[0][order]",
-        "grads[0]",
+        "_spread_by_column",
+        "values[order]",
+        "values",
         "test_products_and_spreads_are_those_of_the_dense_matrices_and_so_are_both_derivatives",
     ),
     Fault(

@@ -25,10 +25,15 @@ def pausing_pass(lm: Any, inputs: dict[str, Any], block: nn.Module, site: str) -
 
     def pause(hidden: Tensor) -> Tensor:
         delta = getcurrent().parent.switch(hidden)
-        steered = hidden[:, -1:] + delta.to(hidden)[:, None]
-        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+        return steered_last(hidden, delta)
 
     return hooked_pass(lm, inputs, block, site, pause)
+
+
+def steered_last(hidden: Tensor, delta: Tensor) -> Tensor:
+    """Residuals ``[b, Q, M]`` with ``delta [b, M]`` added to each last one."""
+    last = hidden[:, -1:] + delta.to(hidden)[:, None]
+    return last if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], last], dim=1)
 
 
 def hooked_pass(

@@ -129,6 +129,20 @@ def test_texts_end_at_stop_strings_and_stream(parts, capsys):
     assert whole.strip() in capsys.readouterr().out
 
 
+def test_what_comes_behind_a_stop_string_in_a_batch_is_no_part_of_a_reply(parts):
+    """A text that has stopped is padded while others go on."""
+    steered = SteeredLM(parts.lm, parts.sae, fixed(3), coefficient=1.0, tokenizer=parts.tokenizer.hf)
+    prompts = openings(parts, 4)
+    stop = steered.generate(prompts[0], max_new_tokens=8).split()[1]
+    asked = {"max_new_tokens": 8, "stop": stop, "return_dict_in_generate": True}
+    together = steered.generate(prompts, **asked)
+    alone = [steered.generate(prompt, **asked) for prompt in prompts]
+    lengths = [len(rows) for rows in together.interventions]
+    assert min(lengths) < max(lengths)
+    assert lengths == [len(each.interventions[0]) for each in alone]
+    assert together.texts == [each.texts[0] for each in alone]
+
+
 def test_what_cannot_be_is_refused(parts):
     own = {"tokenizer": parts.tokenizer.hf}
     steered = SteeredLM(parts.lm, parts.sae, fixed(3), coefficient=1.0, **own)
