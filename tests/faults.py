@@ -10,15 +10,15 @@ from tests.planting import Fault, main
 FAULTS = [
     Fault(
         "steering never fires",
-        "pausing_pass",
+        "steered_last",
         "delta.to(hidden)[:, None]",
         "0 * delta.to(hidden)[:, None]",
         "test_the_next_block_receives_exactly_the_residual_plus_delta",
     ),
     Fault(
         "every token of a chunk is steered",
-        "pausing_pass",
-        "steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)",
+        "steered_last",
+        "last if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], last], dim=1)",
         "hidden + delta.to(hidden)[:, None]",
         "test_steered_tokens_equal_a_plain_hook_over_the_whole_text",
     ),
