@@ -10,15 +10,15 @@ import time
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from agents.compare.results import Evidence, publish
-from agents.runs.config import Trainings
-from agents.runs.folder import SETTINGS, provenance, read_json, refuse_existing
+from agents.runs.config import Study
+from agents.runs.folder import SETTINGS, provenance, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvidenceConfig(Trainings):
+class EvidenceConfig(Study):
     """Train, tune and compare on one environment."""
 
     train_items: int | None = None
@@ -31,27 +31,16 @@ class EvidenceConfig(Trainings):
     """Optimiser steps of a model that is fine-tuned on the same items; 0 leaves it out."""
     items: int | None = None
     """Number of items of test; by default all."""
-    search_games: tuple[int, int] = (32, 256)
-    """Items that every candidate plays in the search for the best fixed feature, and those that the best 16 play."""
-    search_candidates: int | None = None
-    """Features that are tried in this search, drawn; by default all."""
     oracle_items: int = 200
     """Number of these on which the item oracle tries every feature; 0 leaves it out."""
-    resume: bool = False
-    """Go on with the study of this name, with the settings it was begun with; what is finished is not done again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bounds = {"tuning_timesteps": 1, "items": 1, "search_candidates": 1, "lora_steps": 0, "oracle_items": 0}
+        bounds = {"tuning_timesteps": 1, "items": 1, "lora_steps": 0, "oracle_items": 0}
         for name, least in bounds.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-
-    def begun_with(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        """What a study must be gone on with: all settings but the number of processes."""
-        given = {name: value for name, value in self.record().items() if name not in ("jobs", "on")}
-        return given | {"grid": str(self.grid), "points": points}
 
     def as_recorded(self) -> Self:
         """The settings that the study of this name was begun with.
@@ -81,23 +70,19 @@ def main(cfg: EvidenceConfig) -> Evidence:
     from agents.compare import evidence as library
     from agents.compare.arms import against_trained, arm_results, item_oracle, play_arms, read_off
     from agents.compare.evaluate import require_same_weights
-    from agents.compare.kept import Kept, begin
+    from agents.compare.kept import begin
     from agents.finetune import LoRA
     from agents.runs.loading import model_sha256
 
     torch.set_num_threads(1)
     start, points = time.perf_counter(), library.read_grid(cfg.grid)
-    if not cfg.resume:
-        refuse_existing(cfg.folder)
-    begin(cfg.folder, cfg.begun_with(points))
-    kept = Kept(cfg.folder / "kept")
+    kept = begin(cfg.folder, cfg.begun_with() | {"grid": str(cfg.grid), "points": points}, cfg.resume)
     learners = library.own_settings(cfg, cfg.train_items, kept)
     tuning = library.tune(learners[0], points, cfg.tuning_timesteps, kept)
     chosen = max(tuning, key=lambda point: point.validation_score or 0.0).settings
     lora = LoRA(steps=cfg.lora_steps) if cfg.lora_steps else None
     runs = library.train_seeds(learners, chosen)
-    search = {"search_games": cfg.search_games, "search_candidates": cfg.search_candidates}
-    bench = library.bench_of(cfg, runs, items=cfg.items, lora=lora, kept=kept, **search)
+    bench = library.bench_of(cfg, runs, items=cfg.items, lora=lora, kept=kept, **cfg.search)
     weights = model_sha256(bench.envs())
     arms = play_arms(bench)
     result = Evidence(

@@ -11,17 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isfinite
 from typing import Any
 
 from agents.compare.results import Layers, publish
-from agents.runs.config import Trainings
+from agents.runs.config import Study
 from agents.runs.folder import provenance, refuse_existing
 from steer_env.lm.sae_config import SAEConfig, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayersConfig(Trainings):
+class LayersConfig(Study):
     """Compare the layers of a model."""
 
     layers: tuple[int, ...] | None = None
@@ -68,8 +69,8 @@ def main(cfg: LayersConfig) -> Layers:
     """Train and play at every layer, and write ``layers.json``, ``.md`` and ``.png``; returns the first's content.
 
     Raises:
-        FileExistsError: The folder is there already.
-        ValueError: A setting is out of range, or there is no such layer.
+        FileExistsError: The folder is there already, and ``resume`` is off.
+        ValueError: A setting is out of range or not the one a resumed study was begun with, or there is no such layer.
         RuntimeError: The language model's weights changed.
     """
     import torch
@@ -78,31 +79,36 @@ def main(cfg: LayersConfig) -> Layers:
     from agents.analysis.feature_kinds import TEXTS
     from agents.compare import layers as library
     from agents.compare.evaluate import require_same_weights
+    from agents.compare.kept import begin
     from agents.compare.layers_table import draw, markdown
     from agents.runs.loading import model_sha256
     from steer_env.envs.base import unwrap
 
     torch.set_num_threads(1)
     start = time.perf_counter()
-    refuse_existing(cfg.folder)
+    if not cfg.resume:
+        refuse_existing(cfg.folder)
     library.refuse_one_saes_own(cfg)
     first = library.first_settings(cfg.saes, cfg.layers)
     plain = library.envs_of(cfg, "train", first)
     blocks, weights = library.number_of_blocks(plain), model_sha256(plain)
     layers = library.chosen_layers(cfg.layers, blocks)
     given = {layer: {"name": name} for layer, name in given_saes(cfg.saes, layers).items()} if cfg.saes else None
-    cfg.folder.mkdir(parents=True)
-    saes = given or library.make_saes(cfg, plain, layers, cfg.sae, cfg.sae_items)
+    kept = begin(cfg.folder, cfg.begun_with(), cfg.resume)
+    saes = given or kept.get("saes", partial(library.make_saes, cfg, plain, layers, cfg.sae, cfg.sae_items))
     settings = {n: {"sae": sae["name"], "layer": n, "site": unwrap(plain).site} for n, sae in saes.items()}
     tuning = {
-        layer: library.tune(cfg, own, cfg.coefficients, cfg.tuning_items)
+        layer: kept.get(f"strengths-{layer}", partial(library.tune, cfg, own, cfg.coefficients, cfg.tuning_items))
         for layer, own in tqdm(settings.items(), desc="strengths", disable=None)
     }
     chosen = {layer: own | library.best_strength(tuning[layer]).env_kwargs for layer, own in settings.items()}
-    benches = library.train_layers(cfg, chosen, cfg.items)
+    benches = library.train_layers(cfg, chosen, cfg.items, kept)
     texts = library.texts_of(plain, TEXTS, cfg.seed)
     found = [
-        library.layer_result(layer, saes[layer], tuning[layer], bench, texts, cfg.oracle_items)
+        kept.get(
+            f"layer-{layer}",
+            partial(library.layer_result, layer, saes[layer], tuning[layer], bench, texts, cfg.oracle_items),
+        )
         for layer, bench in benches.items()
     ]
     result = Layers(

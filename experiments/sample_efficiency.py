@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass
 
 from agents.compare.results import SampleEfficiency, publish
-from agents.runs.config import Trainings
-from agents.runs.folder import provenance, refuse_existing
+from agents.runs.config import Study
+from agents.runs.folder import provenance
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleEfficiencyConfig(Trainings):
+class SampleEfficiencyConfig(Study):
     """Train on few and many items and compare."""
 
     sizes: tuple[int, ...] = (10, 25, 50, 100, 400)
@@ -23,11 +23,9 @@ class SampleEfficiencyConfig(Trainings):
     total_timesteps: int = 60_000
     """Tokens of each training."""
     lora_steps: int = 200
-    """Optimiser steps of the models that are fine-tuned on the same items."""
+    """Optimiser steps of the models that are fine-tuned on the same items; 0 leaves it out."""
     items: int | None = None
     """Number of items of test; by default all."""
-    resume: bool = False
-    """Go on with what an earlier process with the same settings left."""
 
 
 def main(cfg: SampleEfficiencyConfig) -> SampleEfficiency:
@@ -46,10 +44,8 @@ def main(cfg: SampleEfficiencyConfig) -> SampleEfficiency:
 
     torch.set_num_threads(1)
     start, sizes = time.perf_counter(), library.checked_sizes(cfg, cfg.sizes)
-    if not cfg.resume:
-        refuse_existing(cfg.folder)
-    begin(cfg.folder, {name: value for name, value in cfg.record().items() if name not in ("jobs", "on")})
-    lora = LoRA(steps=cfg.lora_steps)
+    begin(cfg.folder, cfg.begun_with(), cfg.resume)
+    lora = LoRA(steps=cfg.lora_steps) if cfg.lora_steps else None
     points = [library.learned_from(cfg, size, cfg.items, lora) for size in tqdm(sizes, desc="sizes", disable=None)]
     names = [name for name in library.LEARNERS if any(name in point for point in points)]
     result = SampleEfficiency(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agents.compare.results import Sweep, publish
@@ -29,36 +30,48 @@ class SweepConfig(Trainings):
     """Where the variants are scored, beside train."""
     items: int = 1_000
     """Number of items of either split at most."""
+    reach: float | None = None
+    """A score of the last 200 episodes of training: the table says after how many tokens each variant had it."""
+    resume: bool = False
+    """Go on with the sweep of this name that an earlier process with the same settings began."""
 
 
 def main(cfg: SweepConfig) -> Sweep:
     """Train and score, and write ``sweep.json``, ``.md`` and ``.png``; returns the first's content.
 
     Raises:
-        FileExistsError: The folder is there already.
-        ValueError: A setting is out of range, or the variants are not a list of named flags.
+        FileExistsError: The folder is there already, and ``resume`` is off.
+        ValueError: A setting is out of range or not the one a resumed sweep was begun with, or the
+            variants are not a list of named flags.
     """
     import torch
 
     from agents.compare import sweep as library
     from agents.compare.evidence import bench_of
+    from agents.compare.kept import begin
     from agents.runs.trainings import screened, train_all
 
     torch.set_num_threads(1)
     start, variants = time.perf_counter(), library.read_variants(cfg.variants)
-    refuse_existing(cfg.folder)
-    chosen = cfg.choosing_among(screened(cfg))
+    if not cfg.resume:
+        refuse_existing(cfg.folder)
+    for name, flags in variants.items():
+        library.trainings_of(cfg, name, flags)  # what is wrong with a variant is said before anything is made
+    kept = begin(cfg.folder, cfg.begun_with() | {"variants": variants}, cfg.resume)
+    chosen = cfg.choosing_among(kept.get("screened", partial(screened, cfg)))
     trainings = {name: library.trainings_of(chosen, name, flags) for name, flags in variants.items()}
-    cfg.folder.mkdir(parents=True)
     train_all([training for several in trainings.values() for training in several], cfg.jobs, cfg.on)
     asked = {"split": cfg.split, "items": cfg.items, "train_items": cfg.items, "seed": 0, "compare": False}
     benches = {
-        name: bench_of(cfg, [training.folder for training in several], **asked) for name, several in trainings.items()
+        name: bench_of(
+            cfg, [each.folder for each in several], kept=kept.inside(several[0].name.removesuffix("-0")), **asked
+        )
+        for name, several in trainings.items()
     }
     result = Sweep(
         env=cfg.env,
         settings=cfg.record(),
-        variants=library.score_variants(benches, variants),
+        variants=library.score_variants(benches, variants, cfg.reach),
         wall_s=time.perf_counter() - start,
         **provenance(),
     )

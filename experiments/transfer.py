@@ -7,12 +7,12 @@ options, another order, answers in the options' own words. Each arm is tested ag
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agents.compare.results import Transfer, publish
-from agents.runs.folder import provenance, refuse_existing
+from agents.runs.folder import provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def main(cfg: TransferConfig) -> Transfer:
     from agents.compare import transfer as library
     from agents.compare.bench import Bench
     from agents.compare.evaluate import require_same_weights
-    from agents.compare.kept import Kept, begin
+    from agents.compare.kept import begin
     from agents.finetune import LoRA
     from agents.runs.loading import model_sha256
 
@@ -86,13 +86,11 @@ def main(cfg: TransferConfig) -> Transfer:
     lora = LoRA(steps=cfg.lora_steps) if cfg.lora_steps else None
     settings: dict[str, Any] = {"split": cfg.split, "items": cfg.items, "seed": cfg.seed, "num_envs": cfg.num_envs}
     settings["search_games"] = cfg.search_games
-    bench = Bench(runs=cfg.run, lora=lora, kept=Kept(cfg.folder / "kept"), **settings)
+    bench = Bench(runs=cfg.run, lora=lora, **settings)
     task, trained = bench.parts.task, bench.configs[0]
     names = library.USUAL if cfg.changes is None else cfg.changes
     changes = library.changes_of(task, trained["env_kwargs"], names)
-    if not cfg.resume:
-        refuse_existing(cfg.folder)
-    begin(cfg.folder, cfg.record())
+    bench = replace(bench, kept=begin(cfg.folder, cfg.record(), cfg.resume))
     before = model_sha256(bench.envs(compare=bench.compare))
     result = Transfer(
         env=trained["env"],

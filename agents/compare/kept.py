@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agents.runs.folder import SETTINGS, read_json, to_json, write_json
+from agents.runs.folder import SETTINGS, read_json, refuse_existing, to_json, write_json
 
 T = TypeVar("T")
 
@@ -29,6 +29,10 @@ class Kept:
     def get(self, name: str, make: Callable[[], T]) -> T:
         """What an earlier process left under this name, or what ``make`` returns, which is kept."""
         return self.timed(name, make)[0]
+
+    def inside(self, name: str) -> Kept:
+        """The same in a folder of its own."""
+        return Kept(self.folder and self.folder / name)
 
     def timed(self, name: str, make: Callable[[], T]) -> tuple[T, float]:
         """The same, and the seconds that making it took."""
@@ -50,18 +54,27 @@ NOTHING = Kept()
 """Where nothing is kept."""
 
 
-def begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a study into its folder, or see that they are those it was begun with.
+def begin(folder: Path, settings: Mapping[str, Any], resume: bool) -> Kept:
+    """Begin a study in a new folder, or go on with one; returns what is kept of it.
+
+    Args:
+        folder: Of the study; its settings are written there.
+        settings: What all of its numbers depend on.
+        resume: Whether an earlier process may have begun it.
 
     Raises:
-        ValueError: One differs (it is named): what is kept belongs to other settings.
+        FileExistsError: The folder is there already, and ``resume`` is off.
+        ValueError: A setting is not the one it was begun with (it is named): what is kept belongs to others.
     """
+    if not resume:
+        refuse_existing(folder)
     path, asked = folder / SETTINGS, json.loads(to_json(settings))
-    if not path.is_file():
+    if path.is_file():
+        saved = read_json(path)
+        for name, value in asked.items():
+            if saved.get(name) != value:
+                raise ValueError(f"{name} was {saved.get(name)!r} when {folder} was begun, got {value!r}")
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, asked)
-        return
-    saved = read_json(path)
-    for name, value in asked.items():
-        if saved.get(name) != value:
-            raise ValueError(f"{name} was {saved.get(name)!r} when {folder} was begun, got {value!r}")
+    return Kept(folder / "kept")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from agents.compare.arms import against_trained, arm_results, gain, item_oracle,
 from agents.compare.bench import Bench
 from agents.compare.evaluate import label_features
 from agents.compare.evidence import bench_of
+from agents.compare.kept import NOTHING, Kept
 from agents.compare.results import Layer, Strength, UsedFeatures
-from agents.runs.config import Trainings
+from agents.runs.config import Study, Trainings
 from agents.runs.loading import make_envs
 from agents.runs.trainings import screened, train_all
 from steer_env.envs.base import unwrap
@@ -144,7 +146,7 @@ def make_layer_sae(
     return {"name": str(out), "residuals": len(acts), "median_norm": float(norms.median()), **rounded(quality)}
 
 
-def tune(cfg: Trainings, settings: Mapping[str, Any], coefficients: Sequence[float], items: int) -> list[Strength]:
+def tune(cfg: Study, settings: Mapping[str, Any], coefficients: Sequence[float], items: int) -> list[Strength]:
     """Every strength at one layer, with the best fixed feature on train and its score on validation.
 
     The unit is measured alike at all layers, though a preset may know its own at one of them.
@@ -162,7 +164,7 @@ def tune(cfg: Trainings, settings: Mapping[str, Any], coefficients: Sequence[flo
         train, validation = (
             envs_of(cfg, split, {**settings, **strength.env_kwargs}) for split in ("train", "validation")
         )
-        search = search_best_fixed(train, cfg.seed)
+        search = search_best_fixed(train, cfg.seed, cfg.search_games, candidates=cfg.search_candidates)
         drawn = drawn_items(unwrap(validation).dealt, items, cfg.seed)
         score = play(validation, fixed(search.best), drawn, cfg.seed, tokens=False).score
         feature = next(row["feature"] for row in search.table if row["push"] == search.best)
@@ -175,15 +177,21 @@ def best_strength(tuning: Sequence[Strength]) -> Strength:
     return max(tuning, key=lambda row: (row.validation_score, -row.coefficient))
 
 
-def train_layers(cfg: Trainings, chosen: Mapping[int, Mapping[str, Any]], items: int | None) -> dict[int, Bench]:
+def train_layers(
+    cfg: Study, chosen: Mapping[int, Mapping[str, Any]], items: int | None, kept: Kept = NOTHING
+) -> dict[int, Bench]:
     """Train all agents of all layers; returns where those of a layer play.
 
     Args:
         cfg: The trainings.
         chosen: Arguments of the environment at each layer.
         items: Number of items of test at most, drawn; None is all.
+        kept: What an earlier process screened, and where it is put.
     """
-    own = {layer: cfg.choosing_among(screened(cfg, settings)) for layer, settings in chosen.items()}
+    own = {
+        layer: cfg.choosing_among(kept.get(f"screened-{layer}", partial(screened, cfg, settings)))
+        for layer, settings in chosen.items()
+    }
     trainings = {
         layer: [
             own[layer].training(f"layer-{layer}-seed-{seed}", seed, cfg.folder, settings) for seed in range(cfg.seeds)
@@ -192,7 +200,7 @@ def train_layers(cfg: Trainings, chosen: Mapping[int, Mapping[str, Any]], items:
     }
     train_all([training for several in trainings.values() for training in several], cfg.jobs, cfg.on)
     return {
-        layer: bench_of(cfg, [training.folder for training in several], items=items)
+        layer: bench_of(cfg, [training.folder for training in several], items=items, **cfg.search)
         for layer, several in trainings.items()
     }
 

@@ -229,10 +229,14 @@ class Variant(ArmResult):
     Attributes:
         flags: How its training differs.
         steps_per_second: Tokens a second of training, median of a run, mean over seeds.
+        curves: Of each seed's training, the tokens so far and the score of the last 200 episodes, after each update.
+        tokens_to_reach: Tokens of each seed until that score was the one asked for, None where it never was.
     """
 
     flags: dict[str, Any]
     steps_per_second: float
+    curves: list[list[tuple[int, float]]]
+    tokens_to_reach: list[int | None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from agents.compare.results import ArmResult, SampleEfficiency
 from agents.finetune import LoRA
 from agents.report.markdown import markdown_table
 from agents.report.plots import Score, bands, save_png
-from agents.runs.config import Trainings
+from agents.runs.config import Study, Trainings
 from agents.runs.loading import make_envs
 from steer_env.envs.base import unwrap
 
@@ -41,12 +41,12 @@ def checked_sizes(cfg: Trainings, sizes: Sequence[int]) -> list[int]:
     return every
 
 
-def learned_from(cfg: Trainings, size: int, items: int | None, lora: LoRA) -> dict[str, ArmResult]:
+def learned_from(cfg: Study, size: int, items: int | None, lora: LoRA | None) -> dict[str, ArmResult]:
     """Every arm that learned from ``size`` items, and the unsteered model; all play ``items`` of test (None: all)."""
     own = replace(cfg, name=str(size), runs_dir=cfg.folder)
     kept = Kept(own.folder / "kept")
     runs = train_seeds(own_settings(own, size, kept), {})
-    bench = bench_of(own, runs, items=items, train_items=0, lora=lora, kept=kept)
+    bench = bench_of(own, runs, items=items, train_items=0, lora=lora, kept=kept, **cfg.search)
     return arm_results(bench, play_arms(bench, LEARNERS))
 
 

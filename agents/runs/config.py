@@ -231,6 +231,10 @@ class Trainings:
         plain = {n: value for n, value in vars(self).items() if not isinstance(value, Path) and n != "resume"}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
+    def begun_with(self) -> dict[str, Any]:
+        """What an experiment must be gone on with: all settings but how many processes work, and where."""
+        return {name: value for name, value in self.record().items() if name not in ("jobs", "on")}
+
     def training(self, name: str, seed: int, folder: Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
         """One training.
 
@@ -256,3 +260,25 @@ class Trainings:
         if features is None:
             return self
         return replace(self, env_kwargs=self.env_kwargs | {"features": list(features)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Trainings):
+    """Trainings, the arms that are searched for beside them, and whether an earlier process began."""
+
+    search_games: tuple[int, int] = (32, 256)
+    """Items that every candidate plays in the search for the best fixed feature, and those that the best 16 play."""
+    search_candidates: int | None = None
+    """Features that are tried in this search, drawn; by default all."""
+    resume: bool = False
+    """Go on with the study of this name, with the settings it was begun with; what is finished is not done again."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.search_candidates is not None and self.search_candidates < 1:
+            raise ValueError(f"search_candidates must be at least 1, got {self.search_candidates}")
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """The two fields of a bench that say how the best fixed feature is searched for."""
+        return {"search_games": self.search_games, "search_candidates": self.search_candidates}

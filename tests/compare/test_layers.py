@@ -236,3 +236,18 @@ def test_the_command_line_takes_lists_and_an_sae():
 
 def test_the_site_is_the_environments_own(cfg, result):
     assert unwrap(envs_of(cfg, "train", {})).site == run_of(cfg, 2, 0).config["env_kwargs"]["site"]
+
+
+def test_a_comparison_goes_on_where_it_was_killed(cfg, result, monkeypatch):
+    (cfg.folder / "layers.json").unlink()
+    for name in (
+        "agents.compare.layers.search_best_fixed",
+        "agents.compare.layers.train_sae",
+        "agents.compare.bench.play",
+    ):
+        monkeypatch.setattr(name, None)  # nothing is done twice
+    monkeypatch.setattr("agents.runs.training.main", None)
+    again = main(replace(cfg, resume=True))
+    assert replace(again, wall_s=0.0) == replace(result, wall_s=0.0)
+    with pytest.raises(ValueError, match=r"items was 20 when .* was begun, got 21"):
+        main(replace(cfg, resume=True, items=21))

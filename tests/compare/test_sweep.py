@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents.compare.results import Sweep
-from agents.compare.sweep import read_variants, trainings_of
+from agents.compare.sweep import learning, read_variants, trainings_of
 from agents.policies import policy_of
 from agents.runs.folder import RunFolder
 from agents.runs.loading import load_trained, make_envs
@@ -109,6 +109,32 @@ def test_a_wrong_file_is_named_and_nothing_is_made(cfg, tmp_path, content, messa
 
 
 def test_the_variants_that_come_with_the_project_can_be_trained(cfg):
-    for path in ("policy.json", "sentences.json", "steps.json", "recall.json"):
+    for path in ("policy.json", "sentences.json", "steps.json", "recall.json", "exploration.json"):
         for name, flags in read_variants(Path(__file__).parents[2] / "experiments" / "grids" / path).items():
             assert len(trainings_of(cfg, name, flags)) == cfg.seeds
+
+
+def test_how_variants_learned_is_what_their_trainings_wrote(cfg, result):
+    rows = [list(run_of(cfg, "louder", seed).rows("metrics")) for seed in range(2)]
+    row = result.variants["louder"]
+    assert row.tokens_to_reach == [], "no score was asked for"
+    assert [[tokens for tokens, _ in curve] for curve in row.curves] == [
+        [r["num_timesteps"] for r in own] for own in rows
+    ]
+    best = [max(score for _, score in curve) for curve in row.curves]
+    runs = [cfg.folder / f"louder-{seed}" for seed in range(2)]
+    reached = learning(runs, max(best))["tokens_to_reach"]
+    assert [tokens is None for tokens in reached] == [score < max(best) for score in best]
+    first = next(tokens for tokens, score in row.curves[int(np.argmax(best))] if score == max(best))
+    assert reached[int(np.argmax(best))] == first
+    assert learning(runs, 1.01)["tokens_to_reach"] == [None, None]
+
+
+def test_a_sweep_goes_on_where_it_was_killed(cfg, result, monkeypatch):
+    (cfg.folder / "sweep.json").unlink()
+    monkeypatch.setattr("agents.runs.training.main", None)  # nothing is trained again
+    monkeypatch.setattr("agents.compare.bench.play", None)  # nor played
+    again = main(replace(cfg, resume=True, jobs=1))
+    assert again.variants == result.variants
+    with pytest.raises(ValueError, match=r"items was 20 when .* was begun, got 21"):
+        main(replace(cfg, resume=True, items=21))
