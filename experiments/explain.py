@@ -6,7 +6,7 @@ It writes ``explanations.json``, with every scale that was tried, and ``labels.j
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,10 @@ class ExplainConfig:
     """Of self-similarity against entropy in the choice of the scale; 1 is self-similarity alone."""
     controls: int = 64
     """Random directions; a feature whose self-similarity is not above that of 95% of them has failed."""
+    text: Path | None = None
+    """A .txt or .jsonl file, or a folder of them: do the labels fit what features are active on there?"""
+    text_tokens: int = 20_000
+    """Tokens of it that are read, at most."""
     max_new_tokens: int = 24
     """Tokens of an answer."""
     lanes: int = 512
@@ -132,6 +136,7 @@ def main(cfg: ExplainConfig) -> dict[str, Any]:
     _require_sound(cfg)
     before = weights_sha256(lm)
     record = _explained(cfg, lm, dictionary, features)
+    record["fits"] = _fits(cfg, lm, dictionary, record["features"])
     if weights_sha256(lm) != before:
         raise RuntimeError("the language model's weights changed")
     record |= {"weights_sha256": before, **provenance()}
@@ -186,6 +191,18 @@ def _explained(cfg: ExplainConfig, lm: Any, dictionary: FeatureDictionary, featu
     }
 
 
+def _fits(
+    cfg: ExplainConfig, lm: Any, dictionary: FeatureDictionary, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """How the labels of features that did not fail fit them, beside labels dealt out anew."""
+    from steer_env.lm.label_fit import label_fits
+
+    labels = {row["feature"]: row["label"] for row in rows if not row["failed"]}
+    words = load_tokenizer(cfg.model)
+    fits = label_fits(lm, words, dictionary, labels, cfg.text, cfg.text_tokens, cfg.seed)
+    return {name: fit and asdict(fit) for name, fit in fits.items()}
+
+
 def _rows(
     features: Sequence[int], trials: Trials, chosen: Tensor, scales: Sequence[float], least: float | None
 ) -> list[dict[str, Any]]:
@@ -226,7 +243,7 @@ def _require_sound(cfg: ExplainConfig) -> None:
         raise ValueError(f"scales must ascend, got {cfg.scales}")
     if not 0 <= cfg.weight <= 1:
         raise ValueError(f"weight must be in [0, 1], got {cfg.weight}")
-    for name in ("max_new_tokens", "lanes", "controls"):
+    for name in ("max_new_tokens", "lanes", "controls", "text_tokens"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(cfg, name)}")
 
@@ -235,4 +252,10 @@ def _print(record: dict[str, Any], out: Path) -> None:
     for row in record["features"]:
         verdict = {None: "not judged", True: "failed", False: "ok"}[row["failed"]]
         print(f"{row['feature']}: {row['label']!r} at {row['scale']:g}, similarity {row['similarity']:.3f}, {verdict}")
+    for name, fit in record["fits"].items():
+        if fit is not None:
+            print(
+                f"labels and what {fit['features']} features {name}: its own label fits a feature better than "
+                f"another's {fit['auc']:.0%} of the time, p {fit['p']:.2g}"
+            )
     print(out)

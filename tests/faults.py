@@ -1279,6 +1279,20 @@ FAULTS = [
         "False",
         "test_a_layer_takes_the_presets_sae_of_that_block",
     ),
+    Fault(
+        "labels are held against what all features have in common",
+        "_vectors",
+        "means - means.mean(dim=0)",
+        "means",
+        "test_what_is_common_to_all_labels_tells_nothing",
+    ),
+    Fault(
+        "a sweep that goes on takes a score for another's",
+        "begin",
+        "saved.get(name) != value",
+        "False",
+        "test_a_sweep_goes_on_where_it_was_killed",
+    ),
 ]
 
 if __name__ == "__main__":
