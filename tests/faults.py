@@ -1284,7 +1284,7 @@ FAULTS = [
         "_vectors",
         "means - means.mean(dim=0)",
         "means",
-        "test_what_is_common_to_all_labels_tells_nothing",
+        "test_what_is_common_to_all_labels_or_to_all_features_tells_nothing",
     ),
     Fault(
         "a sweep that goes on takes a score for another's",

@@ -37,10 +37,15 @@ def test_labels_of_the_tokens_themselves_fit_and_a_deal_of_them_does_not(model):
     assert turned.p > 0.05
 
 
-def test_what_is_common_to_all_labels_tells_nothing(model):
+def test_what_is_common_to_all_labels_or_to_all_features_tells_nothing(model):
     lm, words = model
-    about = [[token] for token in range(300, 330)]
-    fit = label_fit(lm, words, ["the same"] * 30, about, seed=0)
+    about = [list(range(start, start + 5)) for start in range(300, 500, 5)]
+    common = words.decode(*range(200, 240))
+    plain = label_fit(lm, words, own_labels(words, about), about, seed=0)
+    wordy = label_fit(lm, words, [f"{label} {common}" for label in own_labels(words, about)], about, seed=0)
+    assert wordy.auc == pytest.approx(plain.auc, abs=0.05)
+    assert wordy.own > plain.own / 2
+    fit = label_fit(lm, words, ["the same"] * 30, about[:30], seed=0)
     assert fit.auc == 0.5
     assert fit.p == 1.0
 
