@@ -90,7 +90,7 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"workers must divide num_envs={num_envs}, got {workers}")
         self._ray = started_ray()
         self.num_envs, self._each = num_envs, num_envs // workers
-        remote = self._ray.remote(_Lanes).options(num_gpus=_gpus(self._ray, workers))
+        remote = self._ray.remote(_Lanes).options(**_shares(self._ray, workers))
         self._workers = [remote.remote(make, self._each, masked) for _ in range(workers)]
         observation, action, metadata = self._ask([self._workers[0].spaces.remote()])[0]
         self.metadata = {**metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
@@ -175,9 +175,13 @@ def started_ray() -> Any:
     return ray
 
 
-def _gpus(ray: Any, workers: int) -> float:
-    """What a worker takes of the cluster's GPUs: one where there are enough, else an equal share."""
-    return min(1.0, ray.cluster_resources().get("GPU", 0.0) / workers)
+def _shares(ray: Any, workers: int) -> dict[str, float]:
+    """What a worker takes of the cluster: a core and a GPU where there are enough, else an equal share of them.
+
+    A worker that asked for more than there is would wait for ever, without a word.
+    """
+    found = ray.cluster_resources()
+    return {f"num_{kind.lower()}s": min(1.0, found.get(kind, 0.0) / workers) for kind in ("CPU", "GPU")}
 
 
 def _numbers(infos: Mapping[str, Any]) -> dict[str, Array]:

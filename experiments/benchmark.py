@@ -28,6 +28,7 @@ PARTS = {
     "adapter": "SB3VecEnv beside the environment alone",
     "sae": "reading to half depth beside the whole pass, encoding beside SAELens",
     "floor": "the closed loop and generate beside what the memory's bandwidth allows",
+    "workers": "two Ray workers beside one process, with a model that sleeps",
     "peers": "the same loop with other libraries",
 }
 FALLEN = 0.9
@@ -38,7 +39,8 @@ class BenchmarkConfig:
     """Measure parts of Steer, each in turns with what it is compared with."""
 
     parts: Positional[tuple[Annotated[str, one_of(tuple(PARTS))], ...]] = ("engine",)
-    """What is measured: engine, loop, ragged, prompt, learner, adapter, sae, floor, peers."""
+    """What is measured: engine, loop, ragged, prompt, learner, adapter, sae, floor, workers,
+    peers."""
     model: str = "small-llama"
     """A local folder, GGUF file or hub id, or random weights: small-llama, llama-100m, gpt2, gemma-2-2b,
     llama-3.1-8b."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,13 @@ class BlankVectorEnv(VectorEnv[Any, Any, Any]):
         legal: Legal ones beside the last, in every lane.
         width: Of the observation.
         length: Steps of an episode.
+        seconds: What a step takes.
     """
 
-    def __init__(self, num_envs: int, actions: int, legal: int, width: int = 576, length: int = 1) -> None:
-        self.num_envs, self.length = num_envs, length
+    def __init__(
+        self, num_envs: int, actions: int, legal: int, width: int = 576, length: int = 1, seconds: float = 0.0
+    ) -> None:
+        self.num_envs, self.length, self.seconds = num_envs, length, seconds
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
         self.single_action_space = spaces.Discrete(actions)
@@ -52,6 +56,7 @@ class BlankVectorEnv(VectorEnv[Any, Any, Any]):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step; an action is worth 1 where seven divides it."""
+        time.sleep(self.seconds)
         self._steps += 1
         seen = self._seen[self._steps % VARIANTS]
         ended = np.full(self.num_envs, self._steps % self.length == 0)

@@ -130,3 +130,14 @@ def test_trainings_on_a_cluster_are_those_of_this_process(tmp_path):
     assert [told(path) for path in there] == [told(path) for path in here]
     with pytest.raises(ValueError, match="no setting 'learning_rat'"):
         train_all([TrainConfig(name="bad", runs_dir=tmp_path, algo_kwargs={"learning_rat": 1}, **SMALL)], 1, on="ray")
+
+
+def test_more_workers_than_cores_share_them():
+    """Each of them would otherwise wait for a core of its own, for ever."""
+    workers = int(ray.cluster_resources()["CPU"]) + 1
+    shared = WorkersVectorEnv(make, workers, workers, masked=False)
+    try:
+        seen, _ = shared.reset(seed=0)
+        assert len(seen) == workers
+    finally:
+        shared.close()

@@ -22,11 +22,14 @@ NAMES = {
     "adapter": {"environment", "SB3VecEnv"},
     "sae": {"whole pass", "to half depth"},
     "floor": {"bandwidth floor", "generate", "closed loop"},
+    "workers": {"one process", "2 workers"},
     "peers": {"Steer", "two passes with hooks", "a policy inside a hook", "TransformerLens, two passes"},
 }
 
 
-@pytest.mark.parametrize("part", [pytest.param(n, marks=pytest.mark.slow) if n == "loop" else n for n in NAMES])
+@pytest.mark.parametrize(
+    "part", [pytest.param(n, marks=pytest.mark.slow) if n in ("loop", "workers") else n for n in NAMES]
+)
 def test_every_part_measures_all_that_it_compares(part, tmp_path, capsys):
     out = tmp_path / "deep" / "bench.json"
     assert benchmark.main(benchmark.BenchmarkConfig(parts=(part,), out=out, **TINY)) == 0
