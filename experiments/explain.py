@@ -194,10 +194,10 @@ def _explained(cfg: ExplainConfig, lm: Any, dictionary: FeatureDictionary, featu
 def _fits(
     cfg: ExplainConfig, lm: Any, dictionary: FeatureDictionary, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """How the labels of features that did not fail fit them, beside labels dealt out anew."""
+    """How the labels, those of features that failed too, fit beside labels dealt out anew."""
     from steer_env.lm.label_fit import label_fits
 
-    labels = {row["feature"]: row["label"] for row in rows if not row["failed"]}
+    labels = {row["feature"]: row["label"] for row in rows}
     words = load_tokenizer(cfg.model)
     fits = label_fits(lm, words, dictionary, labels, cfg.text, cfg.text_tokens, cfg.seed)
     return {name: fit and asdict(fit) for name, fit in fits.items()}
