@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-slow test-all faults lint check format clean
+.PHONY: demo test test-slow test-all faults lint check format bench bench-baseline clean
 
 demo: $(BASE)
 	bash experiments/runs/demo.sh
@@ -21,6 +21,17 @@ test-slow: $(DEV)
 # Plant known faults in copies of the code: the test that is named for each must fail.
 faults: $(DEV)
 	$(BIN)/python -m tests.faults
+
+# About seven minutes of one quiet core. What fell by more than a tenth is said, as ratios, which hold on any machine.
+BENCH := OMP_NUM_THREADS=1 $(BIN)/python -m experiments benchmark engine ragged prompt learner adapter \
+  --batches 16 --actions 2305 16385 --rounds 3
+BASELINE := experiments/bench/baseline.json
+
+bench: $(DEV)
+	$(BENCH) --baseline $(BASELINE)
+
+bench-baseline: $(DEV)
+	$(BENCH) --out $(BASELINE)
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

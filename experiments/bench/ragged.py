@@ -11,6 +11,7 @@ from experiments.bench.models import load, prompts
 from experiments.bench.timing import Row, Sizes, compare
 from steer_env.lazy import torch
 from steer_env.lm.model import SteeredModel
+from steer_env.lm.prompts import PIECE, PromptStore
 
 SHORTEST = 8
 
@@ -19,7 +20,8 @@ def measure(sizes: Sizes) -> Iterator[Row]:
     """Steered tokens a second where lanes end at different times, over those where all end together.
 
     Lengths are drawn between ``SHORTEST`` and twice ``new_tokens`` less that, uniformly; the even lanes have the mean
-    length. A lane that ends is refilled with the next prompt in the same step.
+    length. A lane that ends is refilled with the next prompt in the same step: its prompt is read by itself, where even
+    lanes have theirs read together, or is known, as it is in every epoch but the first.
     """
     lm = load(sizes)
     blocks, width = lm.config.get_text_config().num_hidden_layers, lm.config.get_text_config().hidden_size
@@ -29,12 +31,15 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         zero = torch.zeros(batch, width, device=sizes.device)
         draw = random.Random(0)
         lengths = [draw.randint(SHORTEST, 2 * mean - SHORTEST) for _ in range(1_000)]
-        engines = [SteeredModel(lm, blocks // 2, batch) for _ in range(2)]
-        runs = {
-            "even": partial(_play, engines[0], heads, [mean], zero, 3 * mean),
-            "ragged": partial(_play, engines[1], heads, lengths, zero, 3 * mean),
-        }
-        yield compare(f"batch {batch}, {SHORTEST} to {2 * mean - SHORTEST} tokens", "tokens/s", "even", runs, sizes)
+        for known in (False, True):
+            stores = [PromptStore(4 << 30, PIECE, alone=True) if known else None for _ in range(2)]
+            even, ragged = (SteeredModel(lm, blocks // 2, batch, prompts=store) for store in stores)
+            runs = {
+                "even": partial(_play, even, heads, [mean], zero, 3 * mean),
+                "ragged": partial(_play, ragged, heads, lengths, zero, 3 * mean),
+            }
+            case = f"batch {batch}, {SHORTEST} to {2 * mean - SHORTEST} tokens, prompts {'known' if known else 'read'}"
+            yield compare(case, "tokens/s", "even", runs, sizes)
 
 
 def _play(engine: SteeredModel, heads: list[list[int]], lengths: list[int], zero: torch.Tensor, steps: int) -> int:
