@@ -11,7 +11,7 @@ tell.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -136,8 +136,8 @@ class Subject:
     @cached_property
     def trial(self) -> Trial:
         """A roll-out and an update of a copy of the trained agent."""
-        assert self.policy.is_file()
-        return self.update(Run(self.run).saved)
+        path = self.policy
+        return self.update(replace(Run(self.run).saved, path=path))
 
     def update(self, saved: SavedAgent) -> Trial:
         """A roll-out and an update of a copy of an agent, with the mask as training left it."""
