@@ -6,7 +6,6 @@ Unlike a pickle such a file holds no code; of classes it names those of ``CLASSE
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from agents.compare.results import ArmResult, Gain, ItemOracle, Layer, Strength, Test, UsedFeatures
 from agents.finetune import FineTuned
+from agents.runs.agent_files import read_arrays
 from steer_env.evaluation.controls import FixedSearch
 from steer_env.evaluation.corrsteer import CorrSteer
 from steer_env.evaluation.linear_probe import Reading, ReadOff
@@ -56,10 +56,9 @@ def read_plain(path: Path) -> Any:
         ValueError: The file is none of these.
     """
     try:
-        with np.load(path, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
+        arrays = read_arrays(path)
         return _value(json.loads(arrays.pop(_TREE).tobytes()), arrays)
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no result of a step ({error}): without it the step is done again") from error
 
 

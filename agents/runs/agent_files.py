@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import gymnasium as gym
 import numpy as np
@@ -37,6 +38,10 @@ COUNTERS = (
     "_total_timesteps",
 )
 """Numbers of an agent that training changes."""
+
+
+class MisfitError(ValueError):
+    """What was saved is of another agent."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +193,11 @@ def fill(model: BaseAlgorithm, saved: SavedAgent) -> None:
     """Put what training changed into a fresh agent.
 
     Raises:
-        ValueError: It is of another agent (what does not fit is named).
+        MisfitError: It is of another agent (what does not fit is named).
     """
     misfit = _misfit(model, saved)
     if misfit:
-        raise ValueError(f"{saved.path} does not fit the agent that the settings beside it describe: {misfit}")
+        raise MisfitError(f"{saved.path} does not fit the agent that the settings beside it describe: {misfit}")
     states: dict[str, Any] = saved.states
     model.set_parameters(states, exact_match=True, device=model.device)
     for name, value in saved.variables.items():
@@ -249,6 +254,19 @@ def _other_optimizer(found: Mapping[str, Any], own: torch.optim.Optimizer) -> st
         if not 0 <= number < len(parameters) or not shapes <= {(), tuple(parameters[number].shape)}:
             return f"what an optimizer keeps of parameter {number} is of another shape"
     return None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, by name.
+
+    Raises:
+        ValueError: It is none, or holds pickles.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (ValueError, AttributeError, BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} holds no plain arrays ({' '.join(str(error).split())})") from error
 
 
 def space_record(space: gym.Space[Any]) -> dict[str, Any]:

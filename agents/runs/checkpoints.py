@@ -23,7 +23,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from agents.runs.agent_files import fill, read_agent, save_agent
+from agents.runs.agent_files import fill, read_agent, read_arrays, save_agent
 from agents.runs.folder import read_json, write_json
 from agents.runs.loading import load_mask, save_mask
 from agents.runs.pickles import UntrustedPickleError, restore_pickled, trusted
@@ -81,18 +81,19 @@ def load_replay_buffer(buffer: ReplayBuffer, folder: Path) -> None:
     Raises:
         ValueError: It is of another kind or size.
     """
-    with np.load(folder / REPLAY, allow_pickle=False) as saved:
-        columns, pos, full = _columns(buffer), int(saved["pos"]), bool(saved["full"])
-        rows = buffer.buffer_size if full else pos
-        if set(saved.files) != {"pos", "full", *columns} or not 0 <= pos < buffer.buffer_size:
-            raise ValueError(f"{folder / REPLAY} is of another buffer than {type(buffer).__name__}")
-        for name, column in columns.items():
-            held = saved[name]
-            if held.shape != (rows, *column.shape[1:]) or held.dtype != column.dtype:
-                expected = f"{column.dtype} {[rows, *column.shape[1:]]}"
-                raise ValueError(f"{folder / REPLAY}: {name} is {held.dtype} {list(held.shape)}, expected {expected}")
-            column[:rows] = held
-        buffer.pos, buffer.full = pos, full
+    path, columns = folder / REPLAY, _columns(buffer)
+    saved = read_arrays(path)
+    if saved.keys() != {"pos", "full", *columns}:
+        raise ValueError(f"{path} is of another buffer than {type(buffer).__name__}")
+    pos, full = int(saved["pos"]), bool(saved["full"])
+    rows = buffer.buffer_size if full else pos
+    for name, column in columns.items():
+        held, shape = saved[name], (rows, *column.shape[1:])
+        if (held.shape, held.dtype) != (shape, column.dtype) or not 0 <= pos < buffer.buffer_size:
+            found = f"{held.dtype} {list(held.shape)}"
+            raise ValueError(f"{path}: {name} is {found} up to row {pos}, expected {column.dtype} {list(shape)}")
+        column[:rows] = held
+    buffer.pos, buffer.full = pos, full
 
 
 def _columns(buffer: ReplayBuffer) -> dict[str, Array]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -19,9 +20,10 @@ import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo
 from agents.compare.results import Evaluation
 from agents.policies import AgentPolicy, policy_of
-from agents.runs.agent_files import TENSORS, SavedAgent, fill, read_agent
+from agents.runs.agent_files import TENSORS, MisfitError, SavedAgent, fill, read_agent, read_arrays
 from agents.runs.folder import RunFolder
 from agents.runs.pickles import UntrustedPickleError, read_zip, trusted
+from agents.runs.sharing import located, push, write_shared
 from agents.runs.steering import require_same_steering
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
@@ -38,14 +40,14 @@ def load_run(path: str | Path, trust_pickle: bool = False) -> Run:
     """Read a training run; that runs no code of whoever made it.
 
     Args:
-        path: Its folder, such as ``runs/first``.
+        path: Its folder, such as ``runs/first``, or the hub id of a shared one, ``owner/name``.
         trust_pickle: Unpickle what older versions and Stable-Baselines3 itself wrote, where it cannot be read
             otherwise. It can run any code.
 
     Raises:
         FileNotFoundError: There is no run.
     """
-    return Run(RunFolder.open(Path(path)), trust_pickle)
+    return Run(RunFolder.open(located(path)), trust_pickle)
 
 
 class Run:
@@ -93,10 +95,10 @@ class Run:
             return ALGOS[self.config["algo"]].cls.load(self.path / PICKLED, device="cpu")
         try:
             model = _agent_of(self.config, self.saved)
-        except ValueError as error:
+        except MisfitError as error:
             if not self._pickled:
                 raise
-            raise UntrustedPickleError(self.saved.path, f"cannot be read as tensors alone: {error}") from error
+            raise UntrustedPickleError(self.saved.path, str(error).removeprefix(f"{self.saved.path} ")) from error
         _require_saved_parameters(model, self.saved)
         return model
 
@@ -154,19 +156,40 @@ class Run:
         require_same_steering(self.config, envs, self.path)
         return evaluate(envs, self.policy, items, seed)
 
-    def steered(self) -> SteeredLM:
+    def steered(self, **overrides: Any) -> SteeredLM:
         """The language model with the trained agent in its ``generate``.
 
         Replies may be as long as the task's, and stop where these do. Where the task compares options, the model is
         free to write.
 
+        Args:
+            overrides: Arguments of ``gym.make_vec`` in place of the training's, such as ``model=`` where the same
+                language model is in another place here.
+
         Raises:
             RuntimeError: The language model or what actions mean is not as in training.
             SteeringError: The agent sees what a text alone does not have, such as a board.
         """
-        envs = self.envs("train", num_envs=1)
+        envs = self.envs("train", num_envs=1, **overrides)
         require_same_steering(self.config, envs, self.path)
         return SteeredLM.of(envs, self.policy)
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload settings, agent, evaluation and a model card; :func:`load_run` takes ``repo_id`` from then on.
+
+        Args:
+            repo_id: ``owner/name``; the repository is made where there is none.
+            private: Whether it is made a private one.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            FileNotFoundError: Training has not finished.
+            ValueError: ``repo_id`` is not ``owner/name``.
+        """
+        with TemporaryDirectory() as folder:
+            return push(write_shared(self, Path(folder) / "run", repo_id), repo_id, private)
 
     def evaluation(self) -> Evaluation:
         """What ``steer evaluate`` found: every arm with its intervals and tests.
@@ -274,8 +297,7 @@ def save_mask(mask: ActionMask, folder: Path) -> None:
 
 def load_mask(mask: ActionMask, folder: Path) -> None:
     """Put the state of ``mask.npz`` into a mask of the same kind."""
-    with np.load(folder / "mask.npz", allow_pickle=False) as state:
-        mask.load_state_dict({name: state[name] for name in state.files})
+    mask.load_state_dict(read_arrays(folder / "mask.npz"))
 
 
 def _require_saved_parameters(model: BaseAlgorithm, saved: SavedAgent) -> None:

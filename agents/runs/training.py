@@ -205,6 +205,7 @@ def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:
         **settings,
         "seeds": {"train": settings["seed"], "lanes": lane_seed(settings["seed"], 0)},
         "weights_sha256": model_sha256(envs),
+        "language_model": {"name": unwrap(envs).lm.name_or_path, "sae": unwrap(envs).sae.name},
         "steering": steering_record(envs),
         "data": unwrap(envs).task.data_record(),
         "benchmark": unwrap(envs).benchmark,
