@@ -25,7 +25,7 @@ from experiments.make.agents import AgentsConfig
 from experiments.make.agents import main as make_agents
 
 GAME = {"opponent": "random", "illegal": "random_move", "coefficient": 2}
-FEW = {"features": [3, 40, 90], "coefficient": 1.0, "coefficient_unit": "norm"}
+FEW = {"features": [3, 40, 90], "limit": 16, "coefficient": 1.0, "coefficient_unit": "norm"}
 LEARN = {"n_steps": 8, "n_epochs": 1, "net_arch": [8]}
 
 
@@ -153,12 +153,16 @@ def test_a_trapped_agent_is_used_without_running_what_it_holds(command, game, qu
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("part", ["policy.pth", "pytorch_variables.pth", "policy.optimizer.pth"])
+@pytest.mark.parametrize("part", ["pytorch_variables.pth", "policy.optimizer.pth", "policy.pth"])
+def test_a_trap_among_the_tensors_is_refused(part, game, tmp_path, marker):
+    with pytest.raises(UntrustedPickleError, match="holds more than tensors"):
+        _ = agents.load_run(as_once(game, tmp_path / "old", marker, part)).policy
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize("command", LOAD_AGENTS)
-def test_an_agent_without_plain_tensors_is_refused_in_one_line(
-    command, part, game, questions, tmp_path, marker, capsys
-):
-    old = [as_once(run, tmp_path / run.name, marker, part) for run in (game, questions)]
+def test_an_agent_without_plain_tensors_is_refused_in_one_line(command, game, questions, tmp_path, marker, capsys):
+    old = [as_once(run, tmp_path / run.name, marker, "policy.pth") for run in (game, questions)]
     assert steer([command, *run_flags(*old, tmp_path)[command]]) == (1 if command == "check" else 2)
     assert not marker.exists()
     said = capsys.readouterr()
