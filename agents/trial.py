@@ -5,14 +5,14 @@ Both are asked of Stable-Baselines3 itself: the rewards of its buffer, the gradi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
@@ -40,16 +40,16 @@ class Trial:
     received: npt.NDArray[np.float64]
 
 
-def try_update(row: Algorithm, path: Path, vec_env: VecEnv, steps: int) -> Trial:
-    """Load the agent of ``path``, let it collect ``steps`` steps of every lane and update once; it is thrown away.
+def try_update(row: Algorithm, make: Callable[..., BaseAlgorithm], vec_env: VecEnv, steps: int) -> Trial:
+    """Make an agent, let it collect ``steps`` steps of every lane and update once; it is thrown away.
 
     Args:
         row: The agent's row of ALGOS.
-        path: What ``save`` wrote.
-        vec_env: Where it plays; reset here. Its mask, if any, should be frozen.
+        make: Makes it for ``vec_env``, with these settings in place of its own. Its mask, if any, should be frozen.
+        vec_env: Where it plays; reset here.
         steps: Steps of every lane. Off-policy agents take random ones, their warm-up.
     """
-    model = row.cls.load(path, env=vec_env, device="cpu", **row.short_update(vec_env.num_envs, steps))
+    model: Any = make(**row.short_update(vec_env.num_envs, steps))
     returns = _Returns()
     with _first_gradients(model.policy) as squares:
         if row.policy_step is not None:

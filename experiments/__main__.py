@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "check": Command("check", STEER, "check a run against the faults that nobody sees"),
     "analyze": Command("analyze", STEER, "which feature did what, and was it the reason"),
     "report": Command("report", STEER, "one page for a person, without network"),
+    "share": Command("share", STEER, "a run as others can load it: a folder with a card, or on the hub"),
     "evidence": Command("evidence", STUDY, "tune, train several seeds, play every arm, test"),
     "summary": Command("summary", STUDY, "one table over several runs or studies"),
     "sweep": Command("sweep", STUDY, "variants of one training side by side"),
@@ -74,8 +75,8 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 where a check failed, 2 for an error, 130 for Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    debug, trusting = "--debug" in args, "--trust-pickle" in args
+    args = [arg for arg in args if arg not in ("--debug", "--trust-pickle")]
     try:
         args, place = without_prompt_store(args)
     except ValueError as error:
@@ -91,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     warnings.showwarning = _show_warning
     try:
-        with patch.dict(
-            os.environ, {"STEER_PROMPT_STORE": place} if place else {}
-        ):  # the processes it starts inherit it
+        asked = {"STEER_PROMPT_STORE": place} if place else {}
+        asked |= {"STEER_TRUST_PICKLE": "1"} if trusting else {}
+        with patch.dict(os.environ, asked):  # the processes it starts inherit it
             return run(name, flags)
     except KeyboardInterrupt as stopped:
         print(f"\nsteer {name}: stopped. {stopped}".rstrip(), file=sys.stderr)
@@ -162,7 +163,8 @@ def overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [
         "usage: steer COMMAND [FLAGS]   (steer COMMAND --help lists its flags; --debug shows tracebacks;",
-        "       --prompt-store DIR keeps prompts that were read there, --prompt-store off in memory alone)",
+        "       --prompt-store DIR keeps prompts that were read there, --prompt-store off in memory alone;",
+        "       --trust-pickle lets old or foreign agents be unpickled, which can run any code)",
     ]
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         lines += ["", f"{group}:"]

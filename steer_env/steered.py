@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -150,6 +151,25 @@ class SteeredLM:
         self.max_new_tokens = 64
         self.stop: tuple[str, ...] = ()
         self._begin()
+
+    @classmethod
+    def from_pretrained(cls, name: str, **overrides: Any) -> SteeredLM:
+        """The model as a run learned to steer it; nothing that is loaded runs code of whoever made it.
+
+        Args:
+            name: Folder of the run, or hub id of a shared one, ``owner/name``.
+            overrides: Arguments of the environment in place of the training's, such as ``model=`` where the same
+                language model is in another place here.
+
+        Raises:
+            FileNotFoundError: There is no such run, or its training has not finished.
+            RuntimeError: The language model or what actions mean is not as in training.
+            SteeringError: The agent sees what a text alone does not have, such as a board.
+        """
+        # What runs are is the business of the package on top of this one, which is there wherever this one is.
+        run = import_module("agents").load_run(name)
+        steered: SteeredLM = run.steered(**overrides)
+        return steered
 
     @classmethod
     def of(cls, envs: Any, policy: Policy) -> SteeredLM:

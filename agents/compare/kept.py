@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agents.compare.plain_files import read_plain, write_plain
 from agents.runs.folder import SETTINGS, read_json, refuse_existing, to_json, write_json
+from agents.runs.pickles import UntrustedPickleError, trusted
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The results of steps, by name, one file each; pickled, so a folder is as trustworthy as a program.
+    """The results of steps, by name, one file each (:mod:`agents.compare.plain_files`).
 
     Args:
         folder: Where the files are; None keeps nothing.
@@ -35,18 +37,27 @@ class Kept:
         return Kept(self.folder and self.folder / name)
 
     def timed(self, name: str, make: Callable[[], T]) -> tuple[T, float]:
-        """The same, and the seconds that making it took."""
-        path = None if self.folder is None else self.folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', name)}.pickle"
+        """The same, and the seconds that making it took.
+
+        Raises:
+            ValueError: The file is not one of these.
+            UntrustedPickleError: An older version kept it.
+        """
+        path = None if self.folder is None else self.folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', name)}.npz"
         if path is not None and path.is_file():
-            found: tuple[T, float] = pickle.loads(path.read_bytes())
+            found: tuple[T, float] = read_plain(path)
             return found
+        old = None if path is None else path.with_suffix(".pickle")
+        if old is not None and old.is_file():
+            if not trusted():
+                raise UntrustedPickleError(old, "is of an older version (without it the step is done again)")
+            made: tuple[T, float] = pickle.loads(old.read_bytes())
+            return made
         start = time.perf_counter()
         made = make(), time.perf_counter() - start
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.part")
-            part.write_bytes(pickle.dumps(made))
-            part.replace(path)  # whole or not at all
+            write_plain(path, made)
         return made
 
 

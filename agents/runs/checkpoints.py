@@ -4,7 +4,6 @@ Lanes are not saved: a resumed run starts new episodes, from a seed of its own s
 same items in the same order again.
 """
 
-import pickle
 import random
 import signal
 import threading
@@ -17,47 +16,108 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
+from agents.runs.agent_files import fill, read_agent, read_arrays, save_agent
+from agents.runs.folder import read_json, write_json
 from agents.runs.loading import load_mask, save_mask
+from agents.runs.pickles import UntrustedPickleError, restore_pickled, trusted
 from steer_env.evaluation.masks import ActionMask
+
+Array = npt.NDArray[Any]
+RANDOM, REPLAY = "random.json", "replay_buffer.npz"
 
 
 def save_state(folder: Path, model: BaseAlgorithm, mask: ActionMask | None) -> None:
     """Write the agent, its replay buffer if it has one, the mask and all random states into ``folder``."""
-    model.save(folder / "model.zip")
-    if isinstance(model, OffPolicyAlgorithm):
-        model.save_replay_buffer(folder / "replay_buffer.pkl")
+    save_agent(model, folder)
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None:
+        save_replay_buffer(buffer, folder)
     if mask is not None:
         save_mask(mask, folder)
-    (folder / "random.pkl").write_bytes(pickle.dumps(random_states(model)))
+    write_json(folder / RANDOM, random_states(model))
 
 
-def restore(
-    folder: Path, cls: type[BaseAlgorithm], vec_env: VecEnv, mask: ActionMask | None, device: str
-) -> BaseAlgorithm:
-    """The agent of :func:`save_state` on ``vec_env``; the mask and the random states are put back in place."""
-    model = cls.load(folder / "model.zip", env=vec_env, device=device)
-    if isinstance(model, OffPolicyAlgorithm):
-        model.load_replay_buffer(folder / "replay_buffer.pkl")
+def restore(folder: Path, model: BaseAlgorithm, mask: ActionMask | None) -> BaseAlgorithm:
+    """The agent of :func:`save_state`: a fresh ``model`` is filled, and mask and random states are put back in place.
+
+    Raises:
+        ValueError: What was saved is of another agent.
+        UntrustedPickleError: An older version saved it.
+    """
+    if (folder / "model.zip").is_file():
+        if not trusted():
+            raise UntrustedPickleError(folder, "was saved as pickles by an older version")
+        assert model.env is not None
+        model, states = restore_pickled(folder, type(model), model.env, str(model.device))
+    else:
+        fill(model, read_agent(folder))
+        buffer = getattr(model, "replay_buffer", None)
+        if buffer is not None:
+            load_replay_buffer(buffer, folder)
+        states = read_json(folder / RANDOM)
     if mask is not None:
         load_mask(mask, folder)
-    set_random_states(model, pickle.loads((folder / "random.pkl").read_bytes()))
+    set_random_states(model, states)
     return model
 
 
+def save_replay_buffer(buffer: ReplayBuffer, folder: Path) -> None:
+    """Write the transitions that a buffer holds into ``replay_buffer.npz``."""
+    rows = buffer.buffer_size if buffer.full else buffer.pos
+    held: dict[str, Any] = {name: array[:rows] for name, array in _columns(buffer).items()}
+    np.savez(folder / REPLAY, pos=buffer.pos, full=buffer.full, **held)
+
+
+def load_replay_buffer(buffer: ReplayBuffer, folder: Path) -> None:
+    """Fill a new buffer of the same settings.
+
+    Raises:
+        ValueError: It is of another kind or size.
+    """
+    path, columns = folder / REPLAY, _columns(buffer)
+    saved = read_arrays(path)
+    if saved.keys() != {"pos", "full", *columns}:
+        raise ValueError(f"{path} is of another buffer than {type(buffer).__name__}")
+    pos, full = int(saved["pos"]), bool(saved["full"])
+    rows = buffer.buffer_size if full else pos
+    for name, column in columns.items():
+        held, shape = saved[name], (rows, *column.shape[1:])
+        if (held.shape, held.dtype) != (shape, column.dtype) or not 0 <= pos < buffer.buffer_size:
+            found = f"{held.dtype} {list(held.shape)}"
+            raise ValueError(f"{path}: {name} is {found} up to row {pos}, expected {column.dtype} {list(shape)}")
+        column[:rows] = held
+    buffer.pos, buffer.full = pos, full
+
+
+def _columns(buffer: ReplayBuffer) -> dict[str, Array]:
+    """The arrays of a buffer, one row a step; those of a dictionary of observations by both names."""
+    if buffer.optimize_memory_usage:
+        raise ValueError("optimize_memory_usage keeps no whole transitions: leave it off, and checkpoints can be made")
+    columns = {}
+    for name, value in vars(buffer).items():
+        if isinstance(value, np.ndarray):
+            columns[name] = value
+        elif isinstance(value, dict):
+            columns |= {f"{name}.{part}": array for part, array in value.items() if isinstance(array, np.ndarray)}
+    return columns
+
+
 def random_states(model: BaseAlgorithm) -> dict[str, Any]:
-    """State of every generator that training draws from, the lanes' own aside."""
+    """State of every generator that training draws from, the lanes' own aside, in plain values."""
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": numpy_state,
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
         # Draws the first actions of off-policy algorithms.
         "action_space": model.action_space.np_random.bit_generator.state,
     }
@@ -65,11 +125,12 @@ def random_states(model: BaseAlgorithm) -> dict[str, Any]:
 
 def set_random_states(model: BaseAlgorithm, states: Mapping[str, Any]) -> None:
     """Put back :func:`random_states`; of the states of CUDA devices, those of the devices that are here."""
-    random.setstate(states["python"])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
     np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(torch.as_tensor(states["torch"], dtype=torch.uint8))
     for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
-        torch.cuda.set_rng_state(state, device)
+        torch.cuda.set_rng_state(torch.as_tensor(state, dtype=torch.uint8), device)
     model.action_space.np_random.bit_generator.state = states["action_space"]
 
 

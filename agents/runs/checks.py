@@ -11,10 +11,9 @@ tell.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,8 +23,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from agents.algos import ALGOS
 from agents.compare.results import Evaluation
 from agents.policies import policy_of
+from agents.runs.agent_files import TENSORS, SavedAgent, fill
 from agents.runs.folder import RunFolder
-from agents.runs.loading import fresh_agent, load_mask, load_trained, make_envs, make_run_mask, model_sha256
+from agents.runs.loading import (
+    PICKLED,
+    Run,
+    fresh_agent,
+    load_mask,
+    load_trained,
+    make_envs,
+    make_run_mask,
+    model_sha256,
+)
 from agents.runs.replay import (
     APPLIED,
     SAID,
@@ -117,25 +126,34 @@ class Subject:
 
     @property
     def policy(self) -> Path:
-        """``policy.zip``."""
-        path = self.run.path / "policy.zip"
-        if not path.is_file():
-            raise NoEvidenceError(f"{path} is missing: training has not finished")
-        return path
+        """The file of the trained agent."""
+        paths = [self.run.path / name for name in (TENSORS, PICKLED)]
+        found = [path for path in paths if path.is_file()]
+        if not found:
+            raise NoEvidenceError(f"{paths[0]} is missing: training has not finished")
+        return found[0]
 
     @cached_property
     def trial(self) -> Trial:
         """A roll-out and an update of a copy of the trained agent."""
-        return self.update(self.policy)
+        path = self.policy
+        return self.update(replace(Run(self.run).saved, path=path))
 
-    def update(self, policy: Path) -> Trial:
-        """A roll-out and an update of the agent in ``policy``, with the mask as training left it."""
+    def update(self, saved: SavedAgent) -> Trial:
+        """A roll-out and an update of a copy of an agent, with the mask as training left it."""
         mask = make_run_mask(self.config, self.envs.single_action_space)
         if mask is not None:
             load_mask(mask, self.run.path)
             mask.frozen = True
         steps = max(LEAST_TRIAL_STEPS, unwrap(self.envs).task.max_new_tokens)
-        return try_update(ALGOS[self.config["algo"]], policy, SB3VecEnv(self.envs, mask), steps)
+        vec_env = SB3VecEnv(self.envs, mask)
+
+        def made(**settings: Any) -> BaseAlgorithm:
+            agent = fresh_agent(self.config, self.envs, vec_env, device="cpu", **settings)
+            fill(agent, saved)
+            return agent
+
+        return try_update(ALGOS[self.config["algo"]], made, vec_env, steps)
 
     def start(self) -> BaseAlgorithm:
         """The agent as training began with it."""
@@ -217,10 +235,7 @@ def gradient_is_not_zero(subject: Subject) -> str:
         return line
     # A policy that has become certain has no gradient left, though it learned as it should: the agent that training
     # began with has one all the same, unless the way from the loss to the parameters is broken.
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "start.zip"
-        subject.start().save(path)
-        began = subject.update(path).gradients
+    began = subject.update(SavedAgent.of(subject.start(), subject.policy)).gradients
     _require(all(began.get(part, 0.0) > LEAST_GRADIENT for part in norms), f"{line}; untrained {_norms(began)}")
     return f"{line}; the untrained agent has {_norms(began)}: this one is certain of its choices"
 

@@ -5,6 +5,7 @@ were half played at the checkpoint are not in it: every lane starts a new one.
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -94,8 +95,19 @@ class RunFolder:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What ``config.json`` holds."""
-        return read_json(self.path / "config.json")
+        """What ``config.json`` holds.
+
+        Raises:
+            ValueError: It asks for code that comes with the folder.
+        """
+        found = read_json(self.path / "config.json")
+        module = str(found.get("env", "")).rpartition(":")[0]
+        if module and _comes_with(self.path, module):
+            raise ValueError(
+                f"{self.path / 'config.json'} asks for the module {module!r}, which comes with the folder: code of "
+                "whoever made it is not run; install it elsewhere if you trust it"
+            )
+        return found
 
     def log(self, name: str) -> JsonLines:
         """The writer of one of ``LOGS``."""
@@ -164,6 +176,20 @@ class RunFolder:
             raise ValueError(f"{path} has {size} bytes, but the newest checkpoint was made at {length}")
         if size > length:
             os.truncate(path, length)
+
+
+def _comes_with(folder: Path, module: str) -> bool:
+    """Whether a module, which Gymnasium would import, or a package that it is in, lies in ``folder``."""
+    names = module.split(".")
+    for count in range(1, len(names) + 1):
+        try:
+            spec = importlib.util.find_spec(".".join(names[:count]))  # which imports the packages before the last
+        except (ImportError, ValueError):
+            return False
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+        if any(place and Path(place).resolve().is_relative_to(folder.resolve()) for place in places):
+            return True
+    return False
 
 
 def refuse_existing(path: Path) -> None:

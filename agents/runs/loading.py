@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -12,13 +14,16 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecEnv
 
 import steer_env  # noqa: F401  # registers the environments
 from agents.algos import ALGOS, make_algo
 from agents.compare.results import Evaluation
 from agents.policies import AgentPolicy, policy_of
+from agents.runs.agent_files import TENSORS, MisfitError, SavedAgent, fill, read_agent, read_arrays
 from agents.runs.folder import RunFolder
+from agents.runs.pickles import UntrustedPickleError, read_zip, trusted
+from agents.runs.sharing import located, push, write_shared
 from agents.runs.steering import require_same_steering
 from agents.vec_env import SB3VecEnv
 from steer_env.envs.base import unwrap
@@ -27,17 +32,22 @@ from steer_env.evaluation.play import Played, evaluate
 from steer_env.lm.loading import weights_sha256
 from steer_env.steered import SteeredLM
 
+PICKLED = "policy.zip"
+"""The agent of a run folder that was finished before agents were written without pickles."""
 
-def load_run(path: str | Path) -> Run:
-    """Read a training run.
+
+def load_run(path: str | Path, trust_pickle: bool = False) -> Run:
+    """Read a training run; that runs no code of whoever made it.
 
     Args:
-        path: Its folder, such as ``runs/first``.
+        path: Its folder, such as ``runs/first``, or the hub id of a shared one, ``owner/name``.
+        trust_pickle: Unpickle what older versions and Stable-Baselines3 itself wrote, where it cannot be read
+            otherwise. It can run any code.
 
     Raises:
         FileNotFoundError: There is no run.
     """
-    return Run(RunFolder.open(Path(path)))
+    return Run(RunFolder.open(located(path)), trust_pickle)
 
 
 class Run:
@@ -45,6 +55,7 @@ class Run:
 
     Args:
         folder: Its folder.
+        trust_pickle: As :func:`load_run` takes it.
 
     Attributes:
         folder: Its folder, with the logs: ``run.folder.rows("episodes")``.
@@ -52,8 +63,9 @@ class Run:
         config: What ``config.json`` holds: all settings, and hashes of the language model and of the steering.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, trust_pickle: bool = False) -> None:
         self.folder, self.path, self.config = folder, folder.path, folder.config
+        self._trust = trusted(trust_pickle)
 
     def __repr__(self) -> str:
         made = ", ".join(f"{name}={self.config[name]!r}" for name in ("env", "algo", "total_timesteps", "seed"))
@@ -75,14 +87,43 @@ class Run:
 
         Raises:
             FileNotFoundError: Training has not finished.
+            ValueError: The agent in the folder is not the one that its ``config.json`` describes.
+            UntrustedPickleError: It is in an old or foreign file that would have to be unpickled.
             RuntimeError: The agent does not hold the parameters of the file.
         """
-        path = self.path / "policy.zip"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: training has not finished (steer train --resume)")
-        model = ALGOS[self.config["algo"]].cls.load(path, device="cpu")
-        _require_saved_parameters(model, path)
+        if self._pickled and self._trust:
+            return ALGOS[self.config["algo"]].cls.load(self.path / PICKLED, device="cpu")
+        try:
+            model = _agent_of(self.config, self.saved)
+        except MisfitError as error:
+            if not self._pickled:
+                raise
+            raise UntrustedPickleError(self.saved.path, str(error).removeprefix(f"{self.saved.path} ")) from error
+        _require_saved_parameters(model, self.saved)
         return model
+
+    @cached_property
+    def saved(self) -> SavedAgent:
+        """What training changed in the agent; raises as :attr:`model`."""
+        if not is_finished(self.path):
+            raise FileNotFoundError(
+                f"{self.path / TENSORS} is missing: training has not finished (steer train --resume)"
+            )
+        if not self._pickled:
+            return read_agent(self.path)
+        if self._trust:
+            return SavedAgent.of(self.model, self.path / PICKLED)
+        return replace(read_zip(self.path / PICKLED), spaces=self._spaces())
+
+    @property
+    def _pickled(self) -> bool:
+        return not (self.path / TENSORS).is_file() and (self.path / PICKLED).is_file()
+
+    def _spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
+        """What the agent sees and does, of the environment itself."""
+        envs = self.envs("train", num_envs=1)
+        vec_env = SB3VecEnv(envs, make_run_mask(self.config, envs.single_action_space))
+        return vec_env.observation_space, vec_env.action_space
 
     @cached_property
     def mask(self) -> ActionMask | None:
@@ -115,19 +156,40 @@ class Run:
         require_same_steering(self.config, envs, self.path)
         return evaluate(envs, self.policy, items, seed)
 
-    def steered(self) -> SteeredLM:
+    def steered(self, **overrides: Any) -> SteeredLM:
         """The language model with the trained agent in its ``generate``.
 
         Replies may be as long as the task's, and stop where these do. Where the task compares options, the model is
         free to write.
 
+        Args:
+            overrides: Arguments of ``gym.make_vec`` in place of the training's, such as ``model=`` where the same
+                language model is in another place here.
+
         Raises:
             RuntimeError: The language model or what actions mean is not as in training.
             SteeringError: The agent sees what a text alone does not have, such as a board.
         """
-        envs = self.envs("train", num_envs=1)
+        envs = self.envs("train", num_envs=1, **overrides)
         require_same_steering(self.config, envs, self.path)
         return SteeredLM.of(envs, self.policy)
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload settings, agent, evaluation and a model card; :func:`load_run` takes ``repo_id`` from then on.
+
+        Args:
+            repo_id: ``owner/name``; the repository is made where there is none.
+            private: Whether it is made a private one.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            FileNotFoundError: Training has not finished.
+            ValueError: ``repo_id`` is not ``owner/name``.
+        """
+        with TemporaryDirectory() as folder:
+            return push(write_shared(self, Path(folder) / "run", repo_id), repo_id, private)
 
     def evaluation(self) -> Evaluation:
         """What ``steer evaluate`` found: every arm with its intervals and tests.
@@ -187,11 +249,38 @@ def model_sha256(envs: Any) -> str:
     return weights_sha256(unwrap(envs).lm)
 
 
-def fresh_agent(config: Mapping[str, Any], envs: Any, vec_env: SB3VecEnv) -> BaseAlgorithm:
-    """The agent as training starts with it: the same settings make the same one."""
+def fresh_agent(config: Mapping[str, Any], envs: Any, vec_env: VecEnv, **settings: Any) -> BaseAlgorithm:
+    """The agent as training starts with it: the same settings make the same one.
+
+    Args:
+        config: The run's settings.
+        envs: Its environments, which hold the directions of a tied head.
+        vec_env: The same for Stable-Baselines3.
+        settings: Of the algorithm, in place of the run's.
+    """
     directions = unwrap(envs).directions.cpu().numpy() if config["head"] == "tied" else None
-    overrides = {"device": "cpu", **config["algo_kwargs"]}
+    return _agent(config, vec_env, directions, **settings)
+
+
+def _agent(config: Mapping[str, Any], vec_env: VecEnv, directions: Any, **settings: Any) -> BaseAlgorithm:
+    overrides = {"device": "cpu", **config["algo_kwargs"], **settings}
     return make_algo(config["algo"], vec_env, config["seed"], config["head"], directions, **overrides)
+
+
+def _agent_of(config: Mapping[str, Any], saved: SavedAgent) -> BaseAlgorithm:
+    """The saved agent on the CPU, in no environment."""
+    keys = saved.states.get("policy", {}).get("action_net.keys")
+    if config["head"] == "tied" and keys is None:
+        raise ValueError(f"{saved.path} has no keys of a tied head, which config.json asks for")
+    model = _agent(config, saved.lanes(config["num_envs"]), None if keys is None else keys.numpy(), device="cpu")
+    fill(model, saved)
+    model.env = None
+    return model
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the training of a run folder has come to its end."""
+    return (path / TENSORS).is_file() or (path / PICKLED).is_file()
 
 
 def load_trained(run: RunFolder, envs: VectorEnv[Any, Any, Any]) -> tuple[BaseAlgorithm, ActionMask | None]:
@@ -208,12 +297,10 @@ def save_mask(mask: ActionMask, folder: Path) -> None:
 
 def load_mask(mask: ActionMask, folder: Path) -> None:
     """Put the state of ``mask.npz`` into a mask of the same kind."""
-    with np.load(folder / "mask.npz") as state:
-        mask.load_state_dict({name: state[name] for name in state.files})
+    mask.load_state_dict(read_arrays(folder / "mask.npz"))
 
 
-def _require_saved_parameters(model: BaseAlgorithm, path: Path) -> None:
-    saved = load_from_zip_file(path, device="cpu")[1]["policy"]
+def _require_saved_parameters(model: BaseAlgorithm, saved: SavedAgent) -> None:
     loaded = model.policy.state_dict()
-    if set(saved) != set(loaded) or any(not torch.equal(saved[name], loaded[name]) for name in saved):
-        raise RuntimeError(f"the loaded agent does not hold the parameters of {path}")
+    if any(not torch.equal(value, loaded[name]) for name, value in saved.states["policy"].items()):
+        raise RuntimeError(f"the loaded agent does not hold the parameters of {saved.path}")

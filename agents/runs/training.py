@@ -18,8 +18,8 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.algos import ALGOS
 from agents.callbacks import EpisodeLog, UpdateLog
+from agents.runs.agent_files import save_agent
 from agents.runs.checkpoints import Checkpointer, Progress, StopOnRequest, lane_seed, restore, save_state, stop_requests
 from agents.runs.config import TrainConfig
 from agents.runs.folder import LOGS, RunFolder, provenance, refuse_existing
@@ -101,14 +101,11 @@ class Training:
         if resumed:
             require_same_steering(resumed.config, envs, path)
         checkpoint = resumed.rewind() if resumed else None
+        model = fresh_agent(settings, envs, vec_env)
         if checkpoint:
-            algorithm = ALGOS[settings["algo"]].cls
-            device = settings["algo_kwargs"].get("device", "cpu")
-            model = restore(checkpoint.path, algorithm, vec_env, mask, device)
-        else:
-            model = fresh_agent(settings, envs, vec_env)
-            if mask is not None:
-                model.num_timesteps = _look(mask, envs, settings["total_timesteps"])
+            model = restore(checkpoint.path, model, mask)
+        elif mask is not None:
+            model.num_timesteps = _look(mask, envs, settings["total_timesteps"])
         vec_env.seed(lane_seed(settings["seed"], model.num_timesteps))
         run = resumed or RunFolder.create(path, _record(settings, envs))
         episodes = checkpoint.counters["episodes"] if checkpoint else 0
@@ -132,7 +129,7 @@ class Training:
         return fresh
 
     def run_to_end(self) -> None:
-        """Train, log, checkpoint, and write ``policy.zip`` when all time steps are done."""
+        """Train, log, checkpoint, and write the agent when all time steps are done."""
         total = self.config["total_timesteps"]
         logs = {name: self.run.log(name) for name in LOGS}
         tracker = Tracker(self.config["wandb"], self.run.path, self.config, self.config["wandb_id"])
@@ -179,11 +176,9 @@ class Training:
             raise RuntimeError(f"the language model's weights changed: sha256 {before} before, {after} after")
 
     def _finish(self, tracker: Tracker) -> None:
-        part = self.run.path / ".policy.part.zip"
-        self.model.save(part)
         if self.mask is not None:
             save_mask(self.mask, self.run.path)
-        part.replace(self.run.path / "policy.zip")
+        save_agent(self.model, self.run.path)
         tracker.table("last_episodes", deque(self.run.rows("episodes"), maxlen=100))
 
 
@@ -210,6 +205,7 @@ def _record(settings: Mapping[str, Any], envs: Any) -> dict[str, Any]:
         **settings,
         "seeds": {"train": settings["seed"], "lanes": lane_seed(settings["seed"], 0)},
         "weights_sha256": model_sha256(envs),
+        "language_model": {"name": unwrap(envs).lm.name_or_path, "sae": unwrap(envs).sae.name},
         "steering": steering_record(envs),
         "data": unwrap(envs).task.data_record(),
         "benchmark": unwrap(envs).benchmark,

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from agents.runs import training
 from agents.runs.config import TrainConfig, Trainings
 from agents.runs.folder import RunFolder
-from agents.runs.loading import make_envs
+from agents.runs.loading import is_finished, make_envs
 from agents.workers import started_ray
 from steer_env.envs.base import unwrap
 from steer_env.errors import NotTheBenchmark
@@ -100,7 +100,7 @@ def finish(cfg: TrainConfig) -> Path:
     if not (cfg.folder / "config.json").is_file():
         shutil.rmtree(cfg.folder, ignore_errors=True)  # killed before there was anything
         return training.main(cfg)
-    if not (cfg.folder / "policy.zip").is_file():
+    if not is_finished(cfg.folder):
         return training.main(replace(cfg, resume=True))
     cfg.require_recorded(RunFolder.open(cfg.folder).config)
     return cfg.folder

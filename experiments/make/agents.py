@@ -1,7 +1,7 @@
 """Trains agents to be looked into: ``steer make-agents --env KingRookKing-v0 --out runs/agents/krk``.
 
-One folder a seed: ``agent.zip`` and ``agent.json``, what it does and what it took. With ``--saves`` also the agent as
-it was on the way, in folders below.
+One folder a seed: the agent's files and ``agent.json``, what it does and what it took. With ``--saves`` also the agent
+as it was on the way, in folders below.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class Preset:
         chat: Whether prompts are put into the tokenizer's chat template.
         benchmark: Whether scores may carry the benchmark's name.
         gated: Whether the model's licence must be accepted on the hub before it can be fetched.
+        licence: The model's, as the hub names it; empty where it is not known.
         alternative: A preset that is not gated, for those to whom this one is refused.
         saes: SAEs of other blocks; another ``layer`` takes the one there.
     """
@@ -40,6 +41,7 @@ class Preset:
     chat: bool = False
     benchmark: bool = True
     gated: bool = False
+    licence: str = ""
     alternative: str = ""
     saes: Mapping[int, str] = field(default_factory=dict)
 
@@ -57,6 +59,7 @@ _SMOLLM2 = _shipped("smollm2-135m-instruct")
 PRESETS: dict[str, Preset] = {
     "smollm2-135m-instruct": Preset(
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="apache-2.0",
         sae=_SMOLLM2[22],
         layer=22,
         coefficient=0.5,
@@ -65,16 +68,19 @@ PRESETS: dict[str, Preset] = {
     ),
     "gpt2": Preset(
         model="openai-community/gpt2",
+        licence="mit",
         sae="gpt2-small-resid-post-v5-32k:blocks.8.hook_resid_post",
         layer=8,
     ),
     "pythia-70m": Preset(
         model="EleutherAI/pythia-70m-deduped",
+        licence="apache-2.0",
         sae="pythia-70m-deduped-res-sm:blocks.3.hook_resid_post",
         layer=3,
     ),
     "gemma-3-270m": Preset(
         model="google/gemma-3-270m",
+        licence="gemma",
         sae="gemma-scope-2-270m-pt-res:layer_12_width_16k_l0_medium",
         layer=12,
         gated=True,
@@ -82,6 +88,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "gemma-2-2b": Preset(
         model="google/gemma-2-2b",
+        licence="gemma",
         sae="gemma-scope-2b-pt-res-canonical:layer_12/width_16k/canonical",
         layer=12,
         coefficient=50.0,
@@ -93,6 +100,7 @@ PRESETS: dict[str, Preset] = {
     # units.
     "gemma-2-2b-it": Preset(
         model="google/gemma-2-2b-it",
+        licence="gemma",
         sae="gemma-scope-2b-pt-res-canonical:layer_12/width_16k/canonical",
         layer=12,
         coefficient=50.0,
@@ -102,6 +110,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "gemma-2-9b-it": Preset(
         model="google/gemma-2-9b-it",
+        licence="gemma",
         sae="gemma-scope-9b-it-res-canonical:layer_20/width_16k/canonical",
         layer=20,
         chat=True,
@@ -110,6 +119,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "llama-3.1-8b": Preset(
         model="meta-llama/Llama-3.1-8B",
+        licence="llama3.1",
         sae="llama_scope_lxr_8x:l15r_8x",
         layer=15,
         gated=True,
@@ -117,6 +127,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "llama-3.1-8b-instruct": Preset(
         model="meta-llama/Llama-3.1-8B-Instruct",
+        licence="llama3.1",
         sae="goodfire-llama-3.1-8b-instruct:layer_19",
         layer=19,
         chat=True,
@@ -125,11 +136,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "qwen3-1.7b": Preset(
         model="Qwen/Qwen3-1.7B-Base",
+        licence="apache-2.0",
         sae="qwen-scope-3-1.7b-base-w32k-l50:layer14",
         layer=14,
     ),
     "deepseek-r1-distill-llama-8b": Preset(
         model="deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        licence="mit",
         sae="deepseek-r1-distill-llama-8b-qresearch:blocks.19.hook_resid_post",
         layer=19,
         chat=True,
@@ -168,6 +181,13 @@ def embedded_presets() -> tuple[str, ...]:
 def is_embedded(name: str) -> bool:
     """Whether a preset is an embedded model: it is asked the embedded items, and its scores are no benchmark's."""
     return name == "embedded" or name in embedded_presets()
+
+
+def licence_of(model: str) -> str | None:
+    """The licence of a language model, as the hub names it; None where it is in no row and not in this package."""
+    if Path(model).is_relative_to(EMBEDDED):
+        return "mit"
+    return next((row.licence for row in PRESETS.values() if row.model == model and row.licence), None)
 
 
 def ungated_alternative(model: str) -> str | None:

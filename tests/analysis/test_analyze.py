@@ -222,7 +222,7 @@ def test_values_are_held_against_what_the_episodes_paid(records, tokens):
 def test_logs_alone_are_enough_for_all_but_the_counterfactuals(copy, config, records):
     settings = RunFolder.open(copy).config
     write_json(copy / "config.json", {**settings, "env_kwargs": {**settings["env_kwargs"], "model": "/gone"}})
-    (copy / "policy.zip").unlink()
+    (copy / "policy.safetensors").unlink()
     found = plain(main(replace(config, run=copy, counterfactuals=False)))
     assert list(found) == ["critic", "features"]
     assert not (copy / "branch_points.json").exists()
@@ -283,9 +283,9 @@ def test_what_cannot_be_analysed_is_refused_by_name(copy, config, tmp_path):
     refused(ValueError, r"--items must be in \[1, 40\].* got 41", items=41)
     for name, value in (("tokens", 0), ("search_plays", -1), ("num_envs", 0), ("next_best", -1)):
         refused(ValueError, f"{name} must be at least .*, got {value}", **{name: value})
-    policy = (copy / "policy.zip").rename(tmp_path / "policy.zip")
+    policy = (copy / "policy.safetensors").rename(tmp_path / "policy.safetensors")
     refused(FileNotFoundError, "training has not finished")
-    policy.rename(copy / "policy.zip")
+    policy.rename(copy / "policy.safetensors")
     log = copy / "interventions.parquet"
     tokens = pd.read_parquet(log)
     tokens.assign(token=tokens["token"].to_numpy()[::-1]).to_parquet(log)

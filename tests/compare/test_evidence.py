@@ -176,7 +176,7 @@ def test_a_killed_study_goes_on_and_nothing_is_done_twice(cfg, result, tmp_path,
     monkeypatch.setattr(bench_module, "play", counted)
     with pytest.raises(KeyboardInterrupt):
         main(again)
-    trained = (again.folder / "seed-1" / "policy.zip").stat().st_mtime_ns
+    trained = (again.folder / "seed-1" / "policy.safetensors").stat().st_mtime_ns
     assert not (again.folder / "evidence.json").exists()
     with pytest.raises(FileExistsError, match="--resume"):
         main(again)
@@ -185,7 +185,7 @@ def test_a_killed_study_goes_on_and_nothing_is_done_twice(cfg, result, tmp_path,
     stop = -1
     resumed = main(replace(again, resume=True))
     assert without_seconds(resumed) == without_seconds(result)
-    assert (again.folder / "seed-1" / "policy.zip").stat().st_mtime_ns == trained
+    assert (again.folder / "seed-1" / "policy.safetensors").stat().st_mtime_ns == trained
     arms = [name for name in result.arms if name not in ANSWERED]
     assert len(played) == sum(len(result.arms[name].scores) for name in arms), "each arm and seed once"
 

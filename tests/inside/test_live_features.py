@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from stable_baselines3 import DQN
 from torch import nn
 
 from agents.inside.live_features import (
@@ -27,7 +26,7 @@ from agents.inside.live_features import (
     fit,
     relation,
 )
-from agents.inside.worlds.agents import greedy_actions
+from agents.inside.worlds.agents import WorldAgent, greedy_actions
 from experiments.inside.live_features import LiveFeaturesConfig
 from experiments.inside.live_features import main as study
 from experiments.make.agents import AgentsConfig, main
@@ -137,7 +136,7 @@ def test_agents_are_saved_on_their_way_and_arrive_the_same(tmp_path: Path) -> No
     assert [card.steps for card in cards] == [320, 5_360, 5_600]
     main(AgentsConfig(tmp_path / "off", seeds=(3,), steps=5_600, hidden=(12,)))
     way = [tmp_path / "on" / "seed-3" / name for name in ("steps-320", "steps-5360", "")]
-    early, late, last, alone = (greedy_actions(DQN.load(f / "agent.zip")) for f in (*way, tmp_path / "off" / "seed-3"))
+    early, late, last, alone = (greedy_actions(WorldAgent.load(f).model) for f in (*way, tmp_path / "off" / "seed-3"))
     np.testing.assert_array_equal(last, alone)
     assert (early != late).any()
     assert (late != last).any()

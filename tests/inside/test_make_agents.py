@@ -10,7 +10,7 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.inside.worlds.agents import RECIPES, greedy_actions, make_world, recipe_of, train_agent
+from agents.inside.worlds.agents import RECIPES, WorldAgent, greedy_actions, make_world, recipe_of, train_agent
 from agents.inside.worlds.king_rook_king import observations
 from agents.inside.worlds.king_rook_rules import LEGAL
 from experiments.make.agents import AgentsConfig, main
@@ -57,7 +57,7 @@ def test_agents_are_saved_with_what_they_do(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "fresh" / "seed-1" / "agent.json").read_text())
     assert kept["evaluation"] == cards[1].evaluation
     assert kept["evaluation"]["mated"] < 0.1
-    model = DQN.load(tmp_path / "fresh" / "seed-1" / "agent.zip")
+    model = WorldAgent.load(tmp_path / "fresh" / "seed-1").model
     np.testing.assert_array_equal(greedy_actions(model), greedy_actions(train_agent("KingRookKing-v0", 1, 0, (16, 16))))
     with pytest.raises(FileExistsError, match="seed-0 exists"):
         main(cfg)
@@ -74,7 +74,7 @@ def test_a_corridor_is_learnt(tmp_path: Path) -> None:
     assert card.evaluation["episodes"] == 200
     assert card.evaluation["length"] == pytest.approx(2.5, abs=0.3)
     assert card.evaluation["return"] == pytest.approx(1 - 0.02 * (card.evaluation["length"] - 1), abs=1e-6)
-    assert isinstance(PPO.load(tmp_path / "grid" / "seed-0" / "agent.zip"), PPO)
+    assert isinstance(WorldAgent.load(tmp_path / "grid" / "seed-0").model, PPO)
 
 
 @pytest.mark.slow

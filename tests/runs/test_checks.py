@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from stable_baselines3 import PPO
 
 import steer_env  # noqa: F401
 from agents.algos import ALGOS
 from agents.masked_policy import LinearHead, MaskedPolicy
+from agents.runs import loading
+from agents.runs.agent_files import fill, save_agent
 from agents.runs.checks import CHECKS, Checks, check_run
 from agents.runs.folder import RunFolder, write_json
 from agents.runs.loading import fresh_agent, load_run, make_envs
@@ -135,7 +136,7 @@ def test_strengths_are_played_again(tiny, tmp_path):
 
 
 def test_what_is_not_there_is_not_checked(run):
-    (run / "policy.zip").unlink()
+    (run / "policy.safetensors").unlink()
     (run / "episodes.jsonl").unlink()
     config = RunFolder.open(run).config
     del config["steering"]
@@ -145,8 +146,8 @@ def test_what_is_not_there_is_not_checked(run):
     assert {name: result.line for name, result in found.items() if result.verdict == "not checked"} == {
         SAME: f"{run / 'config.json'} has no record of what the run's actions mean",
         LOG: f"no evaluation yet (steer evaluate --run {run})",
-        GRADIENT: f"{run / 'policy.zip'} is missing: training has not finished",
-        POLICY: f"{run / 'policy.zip'} is missing: training has not finished",
+        GRADIENT: f"{run / 'policy.safetensors'} is missing: training has not finished",
+        POLICY: f"{run / 'policy.safetensors'} is missing: training has not finished",
         REWARDS: f"{run / 'episodes.jsonl'} has no rows: no episode has ended",
     }
 
@@ -287,25 +288,22 @@ def test_a_policy_without_gradient_is_caught(plant, run, monkeypatch):
 
 def test_a_policy_that_is_certain_is_no_fault(run):
     """Its gradient is zero, but training began with one: that is how a learned policy should end."""
-    saved = PPO.load(run / "policy.zip")
+    saved = load_run(run).model
     with torch.no_grad():
         saved.policy.action_net.bias[24] = 1e4  # the no-op, which every mask allows
-    saved.save(run / "policy.zip")
+    save_agent(saved, run)
     result = check_run(run, 4).checks[GRADIENT]
     assert result.verdict == "passed"
     assert "policy 0; the untrained agent has" in result.line
 
 
 def test_a_policy_that_is_not_loaded_is_caught(run, monkeypatch):
-    sound = PPO.load
-
-    def load(*args, **kwargs):
-        model = sound(*args, **kwargs)
+    def filled(model, saved):
+        fill(model, saved)
         with torch.no_grad():
             next(model.policy.parameters()).add_(1e-3)
-        return model
 
-    monkeypatch.setattr(PPO, "load", load)
+    monkeypatch.setattr(loading, "fill", filled)
     assert "does not hold the parameters" in failure(run, POLICY)
 
 
@@ -313,14 +311,14 @@ def test_a_policy_that_is_not_loaded_is_caught(run, monkeypatch):
 def test_a_policy_that_training_did_not_change_is_caught(part, run):
     folder = RunFolder.open(run)
     envs = make_envs(folder.config, "train", 4)
-    saved = PPO.load(run / "policy.zip")
+    saved = load_run(run).model
     fresh = fresh_agent(folder.config, envs, SB3VecEnv(envs, load_run(run).mask))
     values = dict(fresh.policy.named_parameters())
     with torch.no_grad():
         for name, parameter in saved.policy.named_parameters():
             if part_of(name) == part:
                 parameter.copy_(values[name])
-    saved.save(run / "policy.zip")
+    save_agent(saved, run)
     assert failure(run, POLICY).startswith(f"the {part} in ")
 
 
@@ -328,7 +326,7 @@ def test_an_evaluation_of_another_policy_is_caught(run_with_log):
     """Its log is true, but of a policy that is not the saved one."""
     other = {"trained": "random_feature", "random_feature": "trained"}
     edit(run_with_log, lambda tokens: tokens.assign(arm=tokens["arm"].replace(other)))
-    assert "of 4 trained episodes of interventions.parquet, by policy.zip, differ when played again" in failure(
+    assert "of 4 trained episodes of interventions.parquet, by policy.safetensors, differ when played again" in failure(
         run_with_log, POLICY
     )
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 from stable_baselines3 import PPO
 
 import agents
@@ -66,8 +67,9 @@ def test_the_environments_are_those_of_the_training(run):
 
 def test_agent_and_mask_are_those_of_the_folder(run):
     again = agents.load_run(str(run.path))
-    saved = PPO.load(run.path / "policy.zip").policy.state_dict()
-    assert all(value.equal(saved[name]) for name, value in again.model.policy.state_dict().items())
+    saved = load_file(run.path / "policy.safetensors")
+    assert type(again.model) is PPO
+    assert all(value.equal(saved[f"policy/{name}"]) for name, value in again.model.policy.state_dict().items())
     with np.load(run.path / "mask.npz") as state:
         for name, value in again.mask.state_dict().items():
             np.testing.assert_array_equal(value, state[name])
@@ -85,7 +87,7 @@ def test_it_plays_exactly_what_it_is_asked_to(run):
 
 def test_it_does_not_play_what_its_actions_do_not_mean(run, tmp_path):
     other = RunFolder.create(tmp_path / "other", run.config | {"weights_sha256": "0" * 64})
-    for name in ("policy.zip", "mask.npz"):
+    for name in ("policy.safetensors", "policy.json", "mask.npz"):
         (other.path / name).write_bytes((run.path / name).read_bytes())
     with pytest.raises(RuntimeError, match="language model is not the one"):
         agents.load_run(other.path).play(2)

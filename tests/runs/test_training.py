@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.save_util import load_from_zip_file
+from safetensors.torch import load_file
 
 import agents.runs.training as train
 import experiments.train
@@ -98,7 +97,7 @@ def test_a_killed_run_is_finished_by_resume_with_every_row_once(config, tmp_path
     killed = subprocess.run(command, env={**os.environ, "DIES_AT_EPISODE": "250"}, capture_output=True, check=False)
     path = config.runs_dir / "a"
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert not (path / "policy.zip").exists()
+    assert not (path / "policy.safetensors").exists()
     with pytest.raises(json.JSONDecodeError):
         rows(path, "episodes")
     before = RunFolder.open(path).checkpoints()[-1]
@@ -110,7 +109,7 @@ def test_a_killed_run_is_finished_by_resume_with_every_row_once(config, tmp_path
     assert main(replace(config, resume=True)) == path
     assert_every_row_once(path, 960, 64)
     assert_results_are_means_of_the_last_episodes(path, 200)
-    assert (path / "policy.zip").is_file()
+    assert (path / "policy.safetensors").is_file()
     items = [row["item"] for row in rows(path, "episodes")]
     at = counted["counters"]["episodes"]
     assert len(set(items[:at]) & set(items[at:])) < 10  # other items, not the first ones again
@@ -179,7 +178,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_goes_on(config, monkeypatch, algo, env,
     path = config.runs_dir / "a"
     newest = RunFolder.open(path).checkpoints()[-1]
     assert newest.name.endswith("136")
-    assert (newest / "replay_buffer.pkl").exists() == (algo != "ppo")
+    assert (newest / "replay_buffer.npz").exists() == (algo != "ppo")
     assert (newest / "mask.npz").exists() == (algo == "ppo")
     monkeypatch.undo()
     main(replace(cfg, resume=True))
@@ -193,18 +192,18 @@ def test_ctrl_c_leaves_a_checkpoint_that_goes_on(config, monkeypatch, algo, env,
     assert model.num_timesteps >= 256
     assert (mask is not None) == (algo == "ppo")
     if algo != "ppo":
-        with (run.checkpoints()[-1] / "replay_buffer.pkl").open("rb") as file:
+        with np.load(run.checkpoints()[-1] / "replay_buffer.npz") as buffer:
             # All of both processes but the step at which SB3 was told to stop.
-            assert pickle.load(file).pos * 4 == model.num_timesteps - 4
+            assert buffer["pos"] * 4 == model.num_timesteps - 4
 
 
 def test_a_checkpoint_puts_back_parameters_and_random_states(config, monkeypatch):
     path = main(replace(config, total_timesteps=128))
     newest = RunFolder.open(path).checkpoints()[-1]
-    states = pickle.loads((newest / "random.pkl").read_bytes())
-    random.setstate(states["python"])
+    states = json.loads((newest / "random.json").read_text())
+    random.setstate((states["python"][0], tuple(states["python"][1]), states["python"][2]))
     np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
     expected = random.random(), np.random.rand(), torch.rand(1).item()
     random.seed(9)
     np.random.seed(9)
@@ -212,9 +211,9 @@ def test_a_checkpoint_puts_back_parameters_and_random_states(config, monkeypatch
     run = RunFolder.open(path)
     training = train.Training.begin(config.settings(), run, path)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
-    saved = load_from_zip_file(newest / "model.zip", device="cpu")[1]["policy"]
-    loaded = training.model.policy.state_dict()
-    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+    saved = load_file(newest / "policy.safetensors")
+    for name, value in training.model.policy.state_dict().items():
+        assert torch.equal(value, saved[f"policy/{name}"])
     assert training.envs.unwrapped is training.model.env.envs.unwrapped
 
 
@@ -237,7 +236,7 @@ def test_a_changed_language_model_stops_the_run(config, monkeypatch):
         ((weight, before),) = touched
         with torch.no_grad():
             weight.copy_(before)
-    assert not (config.runs_dir / "a" / "policy.zip").exists()
+    assert not (config.runs_dir / "a" / "policy.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -332,7 +331,8 @@ def test_the_warm_up_of_off_policy_algorithms_goes_on_and_does_not_repeat(config
     model.learn(32)  # 8 draws in each of 4 lanes
     save_state(tmp_path, model, None)
     expected = np.array([model.action_space.sample() for _ in range(8)])
-    restored = restore(tmp_path, type(model), vec_env, None, "cpu")
+    fresh = make_algo(algo, vec_env, seed=1, device="cpu", buffer_size=100, learning_starts=1000, net_arch=[8])
+    restored = restore(tmp_path, fresh, None)
     drawn = np.array([restored.action_space.sample() for _ in range(8)])
     np.testing.assert_array_equal(drawn, expected)
     assert not np.array_equal(drawn, first)
@@ -342,13 +342,13 @@ def test_the_states_of_the_devices_that_are_here_are_put_back(monkeypatch):
     """With two pretended devices at saving and one at restoring."""
     model = make_algo("ppo", SB3VecEnv(CueVectorEnv()), 0, device="cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["first", "second"])
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor([1]), torch.tensor([2])])
     states = random_states(model)
     put = {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.update({device: state}))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.update({device: state.tolist()}))
     set_random_states(model, states)
-    assert put == {0: "first"}
+    assert put == {0: [1]}
 
 
 def test_resuming_what_is_not_there_is_refused(config):

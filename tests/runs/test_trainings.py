@@ -62,18 +62,18 @@ def test_a_training_that_was_killed_is_finished_and_a_finished_one_is_left(tmp_p
     cfg = Trainings(**TINY, total_timesteps=96, mask="off", runs_dir=tmp_path)
     (whole,) = train_all([cfg.training("a", 0, cfg.folder)], jobs=1)
     rows = len(list(RunFolder.open(whole).rows("metrics")))
-    (whole / "policy.zip").unlink()
+    (whole / "policy.safetensors").unlink()
     last = RunFolder.open(whole).checkpoints()[-1]
     shutil.rmtree(last)  # as if killed before it
     assert train_all([cfg.training("a", 0, cfg.folder)], jobs=1) == [whole]
     assert len(list(RunFolder.open(whole).rows("metrics"))) == rows, "no row is lost, none doubled"
-    before = (whole / "policy.zip").stat().st_mtime_ns
+    before = (whole / "policy.safetensors").stat().st_mtime_ns
     train_all([cfg.training("a", 0, cfg.folder)], jobs=1)
-    assert (whole / "policy.zip").stat().st_mtime_ns == before
+    assert (whole / "policy.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="seed was 0 when run 'a' was started, got 1"):
         train_all([cfg.training("a", 1, cfg.folder)], jobs=1)
     (cfg.folder / "b").mkdir()  # killed before there was a record
-    assert (train_all([cfg.training("b", 1, cfg.folder)], jobs=1)[0] / "policy.zip").is_file()
+    assert (train_all([cfg.training("b", 1, cfg.folder)], jobs=1)[0] / "policy.safetensors").is_file()
 
 
 @pytest.mark.slow

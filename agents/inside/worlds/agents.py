@@ -28,6 +28,8 @@ from agents.inside.worlds.king_rook_king import observations
 from agents.inside.worlds.king_rook_rules import POSITIONS
 from agents.inside.worlds.mate_table import mating
 from agents.inside.worlds.tabular import OneHot
+from agents.runs.agent_files import TENSORS, fill, read_agent, save_agent
+from agents.runs.pickles import read_zip, trusted
 from agents.runs.results import ResultFile
 from agents.vec_env import SB3VecEnv
 
@@ -150,7 +152,7 @@ def greedy_actions(model: BaseAlgorithm) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class AgentCard(ResultFile):
-    """``agent.json``, beside ``agent.zip``.
+    """``agent.json``, beside the agent's own files (:mod:`agents.runs.agent_files`).
 
     Attributes:
         env: Id of the agent's world.
@@ -210,7 +212,7 @@ class AgentSaver:
         return True
 
     def save(self, model: BaseAlgorithm, folder: Path) -> None:
-        """Write ``agent.zip`` and ``agent.json``."""
+        """Write the agent and ``agent.json``."""
         card = replace(
             self.card,
             steps=model.num_timesteps,
@@ -219,7 +221,7 @@ class AgentSaver:
             evaluation=earnings(model, self.card.env, self.card.env_kwargs, self.episodes, self.card.seed),
         )
         folder.mkdir(parents=True, exist_ok=True)
-        model.save(folder / "agent.zip")
+        save_agent(model, folder)
         card.write(folder / "agent.json")
         self.cards.append(card)
         print(f"{folder}: {card.evaluation}, {card.cpu_s:.0f} s of CPU")
@@ -249,9 +251,16 @@ class WorldAgent:
 
         Raises:
             FileNotFoundError: There is none.
+            ValueError: It is not the one that the card describes.
+            UntrustedPickleError: It is in an old or foreign file that would have to be unpickled.
         """
-        card = AgentCard.read(folder / "agent.json")
-        model = ALGORITHMS[card.algorithm].load(folder / "agent.zip", device="cpu")
+        card, old = AgentCard.read(folder / "agent.json"), folder / "agent.zip"
+        pickled = not (folder / TENSORS).is_file() and old.is_file()
+        if pickled and trusted():
+            model = ALGORITHMS[card.algorithm].load(old, device="cpu")
+        else:
+            model = train_agent(card.env, card.seed, 0, card.hidden, card.env_kwargs)
+            fill(model, read_zip(old) if pickled else read_agent(folder))
         return cls(model, card.env, card.env_kwargs, card.hidden, card.seed)
 
     @classmethod
