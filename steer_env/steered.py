@@ -17,6 +17,7 @@ import numpy as np
 
 from steer_env.envs.actions import Actuator, FeatureChoice, chosen_features
 from steer_env.envs.observations import Observation, Seen, Source, make_observation
+from steer_env.envs.scene import OPENING
 from steer_env.errors import SteeringError
 from steer_env.evaluation.controls import CONTROLS, Setting, fixed
 from steer_env.evaluation.play import Lanes, Policy
@@ -398,7 +399,9 @@ class _LanesInPass:
     def action_masks(self) -> np.ndarray:
         """``[B, A]`` bool: legal actions."""
         legal = np.ones((self.num_envs, len(self.features) + 1), dtype=bool)
-        if self._active is not None:
+        if self.steering.scope == "opening":
+            legal[self._step >= OPENING, :-1] = False
+        elif self._active is not None:
             legal[:, :-1] = self._active.cpu().numpy()[:, self.features]
         return legal
 

@@ -12,7 +12,7 @@ from steer_env.envs.actions import FeatureChoice
 from steer_env.envs.observations import Seen
 from steer_env.envs.options import Options, Said, decide, read_tails
 from steer_env.envs.ordering import Draw, ItemOrder
-from steer_env.envs.scene import Scene
+from steer_env.envs.scene import OPENING, Scene
 from steer_env.errors import SteeringError
 from steer_env.lazy import torch
 from steer_env.lm.tokenizer import divergence
@@ -144,7 +144,7 @@ class Episode:
         return self._encoded
 
     def legal(self) -> np.ndarray:
-        """``[B, A]`` bool: actions whose feature is active in the mask's scope; the no-op always is.
+        """``[B, A]`` bool: actions whose feature is active in the mask's scope; the no-op always is legal.
 
         Raises:
             ValueError: The actions are strengths, which have no mask.
@@ -153,7 +153,9 @@ class Episode:
             raise ValueError("strengths of features have no action mask; choose features one at a time for that")
         features = self.scene.actuator.features
         legal = np.ones((self.lanes, len(features) + 1), dtype=bool)
-        if self.scene.mask != "off":
+        if self.scene.mask == "opening":
+            legal[[len(self._running[lane].utterance) >= OPENING for lane in range(self.lanes)], :-1] = False
+        elif self.scene.mask != "off":
             legal[:, :-1] = self._active.cpu().numpy()[:, features]
         return legal
 

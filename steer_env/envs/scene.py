@@ -11,7 +11,9 @@ from steer_env.lm.sae import FeatureDictionary
 from steer_env.lm.tokenizer import Tokenizer
 from steer_env.tasks.base import Task
 
-MASKS = ("off", "current", "generation", "all")
+MASKS = ("off", "current", "generation", "all", "opening")
+OPENING = 3
+"""Tokens of a turn that mask ``"opening"`` leaves to the agent."""
 
 
 @dataclass(frozen=True)

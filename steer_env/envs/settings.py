@@ -44,7 +44,7 @@ class Settings:
             and the second where it is longer (measured in ``experiments/LOG.md``).
         statistics: Mean and deviation ``[2, M]`` that standardised observations are measured against, as a run's record
             has them; None measures them on 64 items of the train split, as the norm.
-        mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"`` or ``"all"``.
+        mask: Scope of :meth:`action_masks`: ``"off"``, ``"current"``, ``"generation"``, ``"all"`` or ``"opening"``.
         temperature: 0 is greedy.
         instruction: Whether the task's own instruction (an attribute of its class) stands in front of every prompt.
         limit: Only so many items are dealt, by a seeded choice; ``reset``'s options pin any item of the split still.

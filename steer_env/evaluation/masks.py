@@ -49,7 +49,7 @@ class ActionMask(Protocol):
 
 
 class ScopeMask:
-    """Legal = active in the environment's scope, or the no-op."""
+    """Legal = what the environment's scope allows, or the no-op."""
 
     def __init__(self, n_actions: int, seed: int = 0) -> None:
         """Args: A, the no-op included; ``seed`` is there for the table, nothing is random."""
@@ -342,6 +342,7 @@ MASKS: dict[str, MaskSpec] = {
     "current": MaskSpec("current", ScopeMask),
     "generation": MaskSpec("generation", ScopeMask),
     "all": MaskSpec("all", ScopeMask),
+    "opening": MaskSpec("opening", ScopeMask),
     "adaptive": MaskSpec("generation", AdaptiveMask),
     "effects": MaskSpec("off", EffectMask),
 }

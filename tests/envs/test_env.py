@@ -17,6 +17,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import steer_env  # noqa: F401  (registers the ids)
 from steer_env.envs.observations import OBSERVATIONS
+from steer_env.envs.scene import OPENING
 from tests.conftest import FEATURES, WIDTH
 
 IDS = ["Steer-TicTacToe-v0", "AutoSteer-TicTacToe-v0"]
@@ -218,6 +219,22 @@ def test_masks_are_the_features_active_in_their_scope(tiny, mask):
             activations, _, ended, _, _ = env.step(FEATURES)
             seen |= activations > 0
     assert grew == (mask == "all"), "only 'all' counts tokens of the prompt"
+
+
+def test_the_opening_mask_leaves_the_first_tokens_of_each_turn_to_the_agent():
+    envs = gym.make_vec("Steer-SimpleQA-v0", num_envs=4, mask="opening")
+    envs.reset(seed=0)
+    inner, ended, told = envs.unwrapped, np.zeros(4, dtype=bool), np.zeros(4, dtype=int)
+    lengths = set()
+    for _ in range(30):
+        legal = inner.action_masks()
+        assert legal[:, -1].all(), "the no-op is always legal"
+        assert np.array_equal(legal[:, :-1].all(axis=1), told < OPENING)
+        assert np.array_equal(legal[:, :-1].any(axis=1), told < OPENING)
+        _, _, ended, _, _ = envs.step(np.full(4, inner.sae.width))
+        told = np.where(ended, 0, told + 1)
+        lengths |= set(told.tolist())
+    assert max(lengths) >= OPENING, "some turns are longer"
 
 
 def test_without_a_mask_everything_is_legal(tiny):

@@ -15,7 +15,7 @@ ENV = "Steer-SimpleQA-v0"
 SHORT = {"num_envs": 8, "total_timesteps": 256, "wandb": "disabled"}
 
 
-@pytest.fixture(scope="module", params=["off", "current", "generation"])
+@pytest.fixture(scope="module", params=["off", "current", "generation", "opening"])
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     kwargs = {"observation": "prompted", "coefficient": 3.0}

@@ -60,13 +60,16 @@ def test_off_is_no_mask_and_scopes_are_the_environments() -> None:
         "current": "current",
         "generation": "generation",
         "all": "all",
+        "opening": "opening",
         "adaptive": "generation",
         "effects": "off",
     }
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'sideways'; known masks: off, current, generation, all, adaptive, effects"):
+    with pytest.raises(
+        ValueError, match=r"'sideways'; known masks: off, current, generation, all, opening, adaptive, effects"
+    ):
         make_mask("sideways", 5)
     with pytest.raises(ValueError, match="no settings, got width"):
         make_mask("off", 5, width=3)
