@@ -1233,8 +1233,8 @@ FAULTS = [
     Fault(
         "a resumed training begins with another learning rate",
         "save_agent",
-        "counters=saved.counters",
-        "counters={}",
+        "saved.counters",
+        "{}",
         "test_training_goes_on_as_if_the_agent_had_never_been_on_disk",
     ),
     Fault(
