@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command] = {
     "make-tictactoe": Command("make.tictactoe.__main__", MAKE, "make the embedded tic-tac-toe model"),
     "make-locked": Command("make.locked.__main__", MAKE, "make the embedded locked model"),
     "make-agents": Command("make.agents", MAKE, "train agents on the small worlds"),
+    "export": Command("export", MAKE, "a feature as a control vector for llama.cpp"),
     "explain": Command("explain", MAKE, "label features in the model's own words"),
     "rl-sae": Command("inside.rl_sae", INSIDE, "SAEs on an agent: what features detect, and what they cost"),
     "live-features": Command("inside.live_features", INSIDE, "score against the number of live features"),
