@@ -260,11 +260,7 @@ class SteeredLM:
         Raises:
             SteeringError: A setting would read tokens twice or several at once, such as ``num_beams`` (it is named).
         """
-        usual = settings.get("generation_config") or self.lm.generation_config
-        for name, fine in _REFUSED.items():
-            asked = settings.get(name, getattr(usual, name, None))
-            if asked not in fine:
-                raise SteeringError(f"{name}={asked!r} does not go with steering token by token")
+        require_one_by_one(self.lm, settings)
         one = isinstance(inputs, str) or _is_chat(inputs)
         ids, attention = self._read(inputs, settings.pop("attention_mask", None))
         ends = sorted(end_tokens(self.lm, self.tokenizer))
@@ -290,6 +286,43 @@ class SteeredLM:
         if not return_dict_in_generate:
             return texts[0] if one and len(texts) == 1 else texts
         return Generation(texts, sequences, self._interventions(replies, steps))
+
+    def logits(self, ids: Tensor, begins: Sequence[int]) -> Tensor:
+        """What the steered model makes of texts that are there, in one forward pass.
+
+        Steering acts above the site and a policy looks below it: what it sees of a token is the same whatever was done
+        at earlier ones. A text that is read at once is therefore steered as one that is written token by token.
+
+        Args:
+            ids: ``[B, T]`` texts, padded on the right.
+            begins: ``[B]`` places in ``[0, T)``: the token there and all that follow are steered.
+
+        Returns:
+            ``[B, T, V]`` logits of what follows each token.
+
+        Raises:
+            SteeringError: A place is outside of the text, or a ``with`` block steers the model already.
+        """
+        if self._depth:
+            raise SteeringError("texts are read outside of a with block, which would steer them twice")
+        length = ids.shape[1]
+        for begin in begins:
+            if not 0 <= begin < length:
+                raise SteeringError(f"begins must be in [0, {length}), got {begin}")
+        lanes, first = torch.arange(len(ids), device=ids.device), torch.tensor(begins, device=ids.device)
+
+        def steer(hidden: Tensor, fresh: bool) -> Tensor:
+            steered = hidden.clone()
+            for step in range(length - min(begins)):
+                places = (first + step).clamp(max=length - 1)
+                delta = self._lanes.delta(hidden[lanes, places].float(), step == 0)
+                inside = first + step < length
+                steered[lanes[inside], places[inside]] += delta[inside].to(hidden)
+            return steered
+
+        with torch.no_grad(), edited_passes(self.lm, self._block, self.site, steer):
+            found: Tensor = self.lm(ids).logits
+        return found
 
     def _read(self, inputs: Prompts, attention: Tensor | None) -> tuple[Tensor, Tensor]:
         """``input_ids`` and ``attention_mask`` ``[B, T]``, padded on the left."""
@@ -419,6 +452,19 @@ def steer(lm: Any, sae: FeatureDictionary | str, policy: Policy | int, **setting
         settings: Its other arguments.
     """
     return SteeredLM(lm, sae, fixed(policy) if isinstance(policy, int) else policy, **settings)
+
+
+def require_one_by_one(lm: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse settings of ``lm.generate`` that would read a token twice, or several at once.
+
+    Raises:
+        SteeringError: There is one (it is named).
+    """
+    usual = settings.get("generation_config") or lm.generation_config
+    for name, fine in _REFUSED.items():
+        asked = settings.get(name, getattr(usual, name, None))
+        if asked not in fine:
+            raise SteeringError(f"{name}={asked!r} does not go with steering token by token")
 
 
 def unsteered() -> Policy:
