@@ -518,7 +518,7 @@ FAULTS = [
     ),
     Fault(
         "a steered model remembers the text before",
-        "_LanesInPass.delta",
+        "LanesInPass.delta",
         "fresh or self._prompted is None or len(hidden) != self.num_envs",
         "self._prompted is None or len(hidden) != self.num_envs",
         "test_a_run_writes_what_the_evaluator_plays",
