@@ -185,12 +185,13 @@ class Asked:
         if self.preferences is None:
             return (), ""
         numbers, kind = self.preferences, self.policy.family.preferences  # type: ignore[attr-defined]  # it ranks
+        legal = np.isfinite(numbers)
         if kind == "logits":
             likely = np.exp(numbers - numbers.max())
             numbers, kind = likely / likely.sum(), "probability"
-        best = np.argsort(-numbers, kind="stable")[:SHOWN]
+        best = [place for place in np.argsort(-numbers, kind="stable")[:SHOWN] if legal[place]]
         features = np.append(hand.features, NO_OP)
-        return tuple(Weighed(int(features[i]), float(numbers[i])) for i in best if np.isfinite(numbers[i])), kind
+        return tuple(Weighed(int(features[place]), float(numbers[place])) for place in best), kind
 
 
 def nothing(observations: Any, lanes: Lanes) -> tuple[Array, Details]:
@@ -200,6 +201,17 @@ def nothing(observations: Any, lanes: Lanes) -> tuple[Array, Details]:
         return np.zeros((count, *space.shape), dtype=np.float32), {}
     assert isinstance(space, spaces.Discrete)
     return np.full(count, space.n - 1), {}
+
+
+def recorded(info: Mapping[str, Any], lanes: bool = True) -> dict[str, Array]:
+    """What was done in a step, by its ``info``.
+
+    Args:
+        info: Of one lane.
+        lanes: Whether its entries are arrays over lanes; of ``gym.make`` they are not.
+    """
+    names: tuple[str, ...] = ("feature", "strengths")
+    return {name: np.asarray(info[name]) if lanes else np.asarray(info[name])[None] for name in names if name in info}
 
 
 def most_active(activations: Tensor, count: int = SHOWN) -> tuple[Weighed, ...]:
@@ -220,4 +232,3 @@ def _pushed(hand: ByHand, record: Mapping[str, Array]) -> Push:
     if strengths[largest] == 0:
         return NOTHING
     return Push(int(hand.features[largest]), float(hand.coefficient * strengths[largest]))
-

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.play.choosing import Asked, ByHand, Push, Said, nothing
+from agents.play.choosing import Asked, ByHand, Push, Said, nothing, recorded
 from agents.play.one_lane import OneLane
 from steer_env.envs.episode import Episode
 from steer_env.evaluation.play import Policy
@@ -104,6 +104,5 @@ class Duel:
             observed = self._episode.observe()
             actions, _ = self._asked(observed, self._lane.now())
             outcome = self._episode.step(np.asarray(actions))
-            record = {name: outcome.applied[name] for name in ("feature", "strengths") if name in outcome.applied}
-            said = self._asked.said(self._hand, record, self._lane.encode()[0], by_hand=False)
+            said = self._asked.said(self._hand, recorded(outcome.applied), self._lane.encode()[0], by_hand=False)
             self.moves.append(Move(str(outcome.applied["token_text"][0]), said))

@@ -29,37 +29,42 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 ASKED = frozenset({"stop", "token", "search", "begin", "play", "reset", "step"})
 STREAMED = frozenset({"write", "change"})
-_AT_ONCE = frozenset({"stop", "search"})
+_AT_ONCE = frozenset({"stop", "search", "token"})
 """What does not wait for the text that is being written."""
-_SCRIPTS = (("agents.report", "page.js"), *(("agents.play", name) for name in ("play.js", "text.js", "game.js", "env.js", "start.js")))
+_SCRIPTS = (
+    ("agents.report", "page.js"),
+    *(("agents.play", name) for name in ("play.js", "text.js", "game.js", "env.js", "start.js")),
+)
 _STYLES = (("agents.report", "page.css"), ("agents.play", "play.css"))
 _POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:"
 
 
 class Opening:
-    """A house that is being opened in a thread of its own.
+    """A house that is opened in a thread of its own.
 
     Args:
         opened: Opens it.
-        failed: Called where that fails.
 
     Attributes:
         house: The house, or None while it is being opened.
         error: Why it could not be.
     """
 
-    def __init__(self, opened: Callable[[], House], failed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, opened: Callable[[], House]) -> None:
         self.house: House | None = None
         self.error: Exception | None = None
-        self._opened, self._failed = opened, failed
-        threading.Thread(target=self._open, daemon=True).start()
+        self._opened = opened
 
-    def _open(self) -> None:
+    def begin(self, failed: Callable[[], None] = lambda: None) -> None:
+        """Open it; ``failed`` is called where that cannot be done."""
+        threading.Thread(target=self._open, args=(failed,), daemon=True).start()
+
+    def _open(self, failed: Callable[[], None]) -> None:
         try:
             self.house = self._opened()
         except Exception as error:  # raised again where the program waits
             self.error = error
-            self._failed()
+            failed()
 
 
 def serve(opened: Callable[[], House], port: int, announce: Callable[[str], None] = print) -> None:
@@ -74,9 +79,10 @@ def serve(opened: Callable[[], House], port: int, announce: Callable[[str], None
         OSError: The port is taken.
         Exception: What ``opened`` raises.
     """
+    opening = Opening(opened)
     with listening(port) as listener:
-        server = uvicorn.Server(configuration(Opening(opened, lambda: setattr(server, "should_exit", True))))
-        opening: Opening = server.config.app.state.opening  # type: ignore[union-attr]
+        server = uvicorn.Server(configuration(opening))
+        opening.begin(failed=lambda: setattr(server, "should_exit", True))
         announce(f"http://{HOST}:{listener.getsockname()[1]}")
         server.run(sockets=[listener])
     if opening.error is not None:

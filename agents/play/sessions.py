@@ -33,7 +33,7 @@ Data = dict[str, Any]
 MOST = 64
 """Sessions that are kept; the one that was used longest ago is forgotten first."""
 LEGAL = 24
-"""Legal features that are listed."""
+"""Legal features that are listed, those that are not active only up to a third of this."""
 
 
 class House:
@@ -132,7 +132,7 @@ class Session:
         self._texts: dict[str, Writing] = {}
         self._duels: dict[str, Duel] = {}
         self._stepping: Stepping | None = None
-        self._stepped: Stage = house.main
+        self._stepped: tuple[Stage, str] = (house.main, "")
 
     def close(self) -> None:
         """End the thread."""
@@ -188,7 +188,7 @@ class Session:
 
     def search(self, asked: Data) -> Data:
         """Features by number or words of their label, of the model that ``where`` (texts, game, env) is about."""
-        stages = {"game": lambda: self._house.game, "env": lambda: self._stepped}
+        stages = {"game": lambda: self._house.game, "env": lambda: self._stepped[0]}
         features = stages.get(str(asked.get("where")), lambda: self._main)().features
         found = features.search(str(asked.get("query", "")))
         pairs = [{"feature": feature, "label": label} for feature, label in found]
@@ -212,12 +212,10 @@ class Session:
 
     def reset(self, asked: Data) -> Data:
         """Begin an episode of ``env``, ``item`` of ``split``, or one dealt by ``seed``."""
-        stage = self._house.stage(str(asked.get("env") or self._main.env))
-        own = {} if asked.get("temperature") is None else {"temperature": _number(asked, "temperature")}
-        stepping = Stepping(stage.make(str(asked.get("split") or "test"), **own), stage.agent)
-        item = None if asked.get("item") is None else _integer(asked, "item")
-        stepping.reset(item, _integer(asked, "seed", 0))
-        self._stepping, self._stepped = stepping, stage
+        stage, split = self._house.stage(str(asked.get("env") or self._main.env)), str(asked.get("split") or "test")
+        if self._stepping is None or (stage, split) != self._stepped:
+            self._stepping, self._stepped = Stepping(stage.make(split), stage.agent), (stage, split)
+        self._stepping.reset(None if asked.get("item") is None else _integer(asked, "item"), _integer(asked, "seed", 0))
         return self._episode()
 
     def step(self, asked: Data) -> Data:
@@ -264,12 +262,13 @@ class Session:
         return {"arm": arm, "board": asdict(duel.board), "over": duel.over, "result": duel.result, "moves": moves}
 
     def _episode(self) -> Data:
-        stepping, features = self._stepping, self._stepped.features
+        stepping, features = self._stepping, self._stepped[0].features
         assert stepping is not None
         over = stepping.final is not None
         legal = [] if over else stepping.legal
+        listed = [each for place, each in enumerate(legal[:LEGAL]) if each.number > 0 or place < LEGAL // 3]
         return {
-            "env": self._stepped.env,
+            "env": self._stepped[0].env,
             "item": stepping.item,
             "dealt": len(stepping.env.task),
             "split": stepping.env.task.split,
@@ -281,7 +280,7 @@ class Session:
             "over": over,
             "final": None if stepping.final is None else {k: _told(v) for k, v in stepping.final.items()},
             "seen": [asdict(part) for part in stepping.seen],
-            "legal": {"count": len(legal), "of": stepping.features, "listed": _listed(features, legal[:LEGAL])},
+            "legal": {"count": len(legal), "of": stepping.features, "listed": _listed(features, listed)},
             "bound": stepping.strengths,
             "choice": None if stepping.choice is None else _explained(features, stepping.choice),
         }

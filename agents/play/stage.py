@@ -32,7 +32,7 @@ SHOWN = {
 Make = Callable[..., SteerBase]
 
 
-@dataclass
+@dataclass(eq=False)
 class Stage:
     """A model, its SAE and what chooses among its features. All sessions share it; nothing in it remembers them.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from agents.play.choosing import Asked, ByHand, Said, Weighed, nothing
+from agents.play.choosing import Asked, ByHand, Said, Weighed, nothing, recorded
 from agents.play.one_lane import OneLane
 from steer_env.envs.actions import NO_OP
 from steer_env.envs.env import SteerEnv
@@ -116,10 +116,9 @@ class Stepping:
             raise SteeringError("there is no policy to choose: name a feature")
         activations = self._lane.encode()[0]
         self._observation, reward, ended, _, info = self.env.step(action)
-        record = {name: np.asarray(info[name])[None] for name in ("feature", "strengths") if name in info}
         stepped = Stepped(
             text=str(info["token_text"]),
-            said=self._asked.said(self._hand, record, activations, by_hand=feature is not None),
+            said=self._asked.said(self._hand, recorded(info, lanes=False), activations, feature is not None),
             reward=float(reward),
             unsteered=str(info["unsteered_token_text"]),
             changed=bool(info["changed"]),

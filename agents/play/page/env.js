@@ -35,7 +35,7 @@ function showEpisode(state) {
     make("p", { class: "tokens", id: "transcript" }, spoken(state)),
     make("h4", {}, "As the task shows it"), make("pre", { class: "text picture" }, state.picture),
     state.steps.length ? stepTable(state) : null,
-    state.final ? make("div", {}, make("h4", {}, "The last info"), facts(Object.entries(state.final).map(([name, value]) =>
+    state.final ? make("div", {}, make("h4", {}, "The final info"), facts(Object.entries(state.final).map(([name, value]) =>
       [name, typeof value === "string" ? make("span", { class: "written" }, quoted(value)) : JSON.stringify(value)]))) : null,
   ].filter(Boolean));
   env.side.replaceChildren(...stateNodes(state).filter(Boolean));
@@ -49,15 +49,15 @@ function spoken(state) {
     const step = state.steps[said];
     if (!step || step.text !== piece) return make("span", {}, piece);
     said += 1;
-    return painted(make("span", { class: "token", title: named(step.feature, step.label) }, visible(piece)), step);
+    return painted(make("span", { class: "token", title: named(step.feature, step.label) }, visible(piece)), step, state.choice !== null && step.by_hand);
   });
 }
 
 function stepTable(state) {
-  const head = ["step", "said", "feature", "unsteered", "reward"].map((name) => make("th", {}, name));
+  const head = ["step", "said", "feature", "unsteered", "reward"].map((name) => make("th", { class: name }, name));
   const rows = state.steps.map((step, place) => make("tr", {}, make("td", { class: "number" }, place + 1),
-    make("td", { class: "written" }, quoted(step.text)), make("td", {}, named(step.feature, step.label)),
-    make("td", { class: `written ${step.changed ? "" : "soft"}` }, quoted(step.unsteered)), make("td", { class: "number" }, number(step.reward))));
+    make("td", { class: "written" }, quoted(step.text.trimStart())), make("td", {}, named(step.feature, step.label)),
+    make("td", { class: `written unsteered ${step.changed ? "" : "soft"}` }, quoted(step.unsteered.trimStart())), make("td", { class: "number" }, number(step.reward))));
   return make("table", { class: "taken" }, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows));
 }
 
@@ -81,10 +81,9 @@ function stateNodes(state) {
   return [...observed, facts([["legal", `${legal.count} of ${legal.of} features${state.bound === null ? ", and none at all" : ""}`]]),
     make("h4", {}, "Take a step"), field("Feature", feature.node), strength ? field("Strength", strength) : null,
     make("div", { class: "chips" }, button("Step", stepped, { class: "primary", id: "step" }),
-      button("without a feature", () => take(asked(-1)), { id: "step-none" }),
-      state.choice ? button("as the agent would", () => take({}), { id: "step-agent" }) : null),
-    state.choice ? ranked("What the agent weighs", state.choice.alternatives,
-      state.choice.weighed_by === "probability" ? percent : (value) => number(value, 2), (row) => attempt(() => take(asked(row.feature)))) : null,
+      button("No feature", () => take(asked(-1)), { id: "step-none" }),
+      state.choice ? button("As the agent would", () => take({}), { id: "step-agent" }) : null),
+    state.choice ? ranked("What the agent weighs", state.choice.alternatives, weighed(state.choice), (row) => attempt(() => take(asked(row.feature)))) : null,
     state.choice && state.choice.value !== null ? facts([["value", number(state.choice.value)]]) : null,
     ranked("Legal features by activation: a click steps", legal.listed, (value) => number(value, 2), (row) => attempt(() => take(asked(row.feature))))];
 }

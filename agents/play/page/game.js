@@ -54,5 +54,5 @@ function draw({ arm, board: { cells, own, recent }, over, result, moves }) {
   shown.moves.replaceChildren(...moves.map((said) => make("li", {}, make("details", {},
     make("summary", {}, make("span", { class: "written" }, quoted(said.text.trim())), " ",
       make("span", { class: "soft" }, arm === "steered" ? named(said.feature, said.label) : "")),
-    ...explained(said, () => {}).slice(arm === "steered" ? 0 : 1).filter(Boolean)))));
+    arm === "steered" ? done(said) : "", ...others(said)))));
 }

@@ -4,13 +4,12 @@ const play = { session: null, about: null };
 const ASK_AGAIN = 300; // milliseconds
 const SEARCH_AFTER = 120;
 
-// Ask the server; what it refuses is thrown.
-async function post(path, asked) {
+function post(path, asked) {
   const body = JSON.stringify({ session: play.session, ...asked });
-  const reply = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
-  return reply;
+  return fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
 }
 
+// Ask the server; what it refuses is thrown.
 async function ask(what, asked = {}) {
   const found = await (await post(`/ask/${what}`, asked)).json();
   if (found.error) throw new Error(found.error);
@@ -128,38 +127,44 @@ function steerer(where, { agent, first, coefficient }, boardbound = "") {
 const KL_SCALE = 2;
 const PALEST = 0.12;
 const STRONGEST = 0.8;
-function painted(node, token) {
+function painted(node, token, marked = token.by_hand) {
   const strength = Math.sqrt(Math.min(1, (token.kl ?? 0) / KL_SCALE));
   node.style.setProperty("--kl", PALEST + (STRONGEST - PALEST) * strength);
   node.classList.add(token.changed ? "changed" : token.feature >= 0 ? "kept" : "plainly");
-  if (token.by_hand) node.classList.add("branch");
+  if (marked) node.classList.add("branch");
   return node;
 }
 
-// Features with numbers, each a button.
+// Features with numbers, each a button where choosing it does something.
 function ranked(title, rows, shown, chosen) {
   if (!rows.length) return null;
   return make("div", {}, make("h4", {}, title), make("ul", {}, rows.map((row) => make("li", {},
-    make("button", { type: "button", class: "link", onclick: () => chosen(row) }, named(row.feature, row.label)),
+    chosen ? make("button", { type: "button", class: "link", onclick: () => chosen(row) }, named(row.feature, row.label))
+      : named(row.feature, row.label),
     make("span", { class: "soft" }, ` ${shown(row.number)}`)))));
 }
 
-// All that is known of one choice.
-function explained(told, chosen) {
-  const weighed = told.weighed_by === "probability" ? percent : (value) => number(value, 2);
-  return [
-    facts([
-      ["feature", named(told.feature, told.label)],
-      ["strength", number(told.strength, 2)],
-      ["chosen", told.by_hand ? "by hand" : told.alternatives.length ? "by the agent" : "for every token"],
-      told.probability === null ? ["", null] : ["probability", percent(told.probability)],
-      told.value === null ? ["", null] : ["value", number(told.value)],
-      told.entropy === null ? ["", null] : ["entropy", `${number(told.entropy)} nats`],
-    ]),
-    ranked(`What the agent weighs${told.weighed_by === "probability" ? "" : `: ${told.weighed_by}`}`, told.alternatives, weighed, chosen),
-    ranked("Most active before steering", told.active, (value) => number(value, 2), chosen),
-  ];
+// What was done and what the policy says of it, and what else it might have done.
+function done(told, ...more) {
+  return facts([
+    ["feature", named(told.feature, told.label)],
+    ["strength", number(told.strength, 2)],
+    ["chosen", told.by_hand ? "by hand" : told.alternatives.length ? "by the agent" : "at every token"],
+    told.probability === null ? ["", null] : ["probability", percent(told.probability)],
+    told.value === null ? ["", null] : ["value", number(told.value)],
+    told.entropy === null ? ["", null] : ["entropy", `${number(told.entropy)} nats`],
+    ...more,
+  ]);
 }
+
+function others(told, chosen) {
+  return [
+    ranked(`What the agent weighs${told.weighed_by === "probability" ? "" : `: ${told.weighed_by}`}`, told.alternatives, weighed(told), chosen),
+    ranked("Most active before steering", told.active, (value) => number(value, 2), chosen),
+  ].filter(Boolean);
+}
+
+const weighed = (told) => (told.weighed_by === "probability" ? percent : (value) => number(value, 2));
 
 // Ask until the models are loaded, then say what is played.
 async function opened() {
@@ -173,7 +178,7 @@ async function opened() {
   play.about = found.about;
   const { name, env, layer, width, agent } = play.about;
   document.getElementById("about").replaceChildren(...[
-    name, env, `${width} features of block ${layer}`, agent ? "steered by a trained agent" : "steered by features that you choose",
+    name, env, `${width} features of block ${layer}`, agent ? "steered by a trained agent" : "steered by features of your choice",
   ].map((fact) => make("li", {}, fact)));
   return play.about;
 }

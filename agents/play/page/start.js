@@ -20,5 +20,5 @@ attempt(async () => {
   await opened();
   await show("text");
   document.documentElement.dataset.ready = "yes";
-  if (play.about.embedded) await write(); // something to see at once; of a large model, only what is asked for
+  if (play.about.embedded) await write(false); // something to see at once; of a large model, only what is asked for
 });

@@ -4,7 +4,7 @@ const text = { busy: false, chosen: null, tokens: { steered: [], unsteered: [] }
 
 views.text = {
   render(panel) {
-    const { openings, agent, boardbound, first, coefficient, max_new_tokens: longest } = play.about;
+    const { openings, agent, boardbound, embedded, first, coefficient, max_new_tokens: longest } = play.about;
     text.prompt = make("textarea", { name: "prompt", rows: 3, spellcheck: "false", "aria-label": "prompt" });
     text.prompt.value = openings[0] ?? "";
     text.by = steerer(() => "text", { agent, first, coefficient }, boardbound);
@@ -14,15 +14,17 @@ views.text = {
     text.go = button("Go", () => write(), { class: "primary", id: "go", title: "Ctrl-Enter" });
     text.stop = button("Stop", () => ask("stop"), { id: "stop", disabled: true });
     text.prompt.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) attempt(write);
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) attempt(() => write());
     });
-    const examples = openings.map((opening, place) => make("button", { type: "button",
-      onclick: () => { text.prompt.value = opening; } }, `example ${place + 1}`));
+    const examples = openings.map((opening) => make("button", { type: "button", title: opening,
+      onclick: () => { text.prompt.value = opening; } }, opening.trim().split("\n")[0]));
     text.detail = make("aside", { class: "detail", "aria-live": "polite" });
     text.arms = { unsteered: armNode("unsteered", "Unsteered"), steered: armNode("steered", "Steered") };
     panel.append(
+      embedded ? make("p", {}, "A tiny model of a made-up world, made for steering. By itself it helps with harm; one feature makes it refuse. ",
+        make("span", { class: "soft" }, "Choose a token below to see why, or to steer otherwise from there.")) : "",
       boardbound ? make("p", { class: "missing" }, `The agent writes no texts (${boardbound}); one feature can.`) : "",
-      text.prompt, make("div", { class: "chips" }, examples),
+      text.prompt, make("div", { class: "chips examples" }, examples),
       make("div", { class: "controls" }, text.by.nodes.filter(Boolean), field("Tokens", text.length),
         field("Temperature", text.temperature), field("Seed", text.seed), make("span", { class: "go" }, text.go, text.stop)),
       textLegend(),
@@ -55,11 +57,12 @@ function textLegend() {
     make("span", {}, "stronger colour: larger KL divergence"), make("span", {}, "◆ chosen by hand"));
 }
 
-async function write() {
+async function write(shown = true) {
   const asked = { prompt: text.prompt.value, max_new_tokens: valueOf(text.length), temperature: valueOf(text.temperature) ?? 0,
     seed: valueOf(text.seed) ?? 0, ...text.by.asked() };
   for (const arm of ["steered", "unsteered"]) forget(arm, 0);
   closeText();
+  if (shown) text.arms.steered.node.scrollIntoView({ block: "nearest" });
   await written("write", asked);
 }
 
@@ -99,7 +102,8 @@ function ended(ends) {
 
 function add(token) {
   text.tokens[token.arm].push(token);
-  const node = make("span", { class: "token", role: "button", tabindex: 0, "aria-pressed": false }, visible(token.text));
+  const written = token.text === "" ? make("i", { class: "sign" }, " end") : visible(token.text);
+  const node = make("span", { class: "token", role: "button", tabindex: 0, "aria-pressed": false }, written);
   node.at = token;
   node.addEventListener("mouseenter", () => hint(node, named(token.feature, token.label)));
   node.addEventListener("mouseleave", hideHint);
@@ -125,18 +129,17 @@ async function openToken(node) {
     return instead({ feature: chosen, strength: valueOf(strength) });
   };
   const byHand = arm !== "steered" || text.busy ? null : make("div", { class: "byhand" }, make("h4", {}, "Steer otherwise here"),
-    field("Feature", feature.node), field("Strength", strength),
+    make("div", { class: "two" }, field("Feature", feature.node), field("Strength", strength)),
     make("div", { class: "chips" }, button("Go on from here", again, { class: "primary", id: "go-on" }),
-      button("without a feature", () => instead({ feature: -1, strength: 0 })),
-      told.by_hand ? button("as before", () => instead({ back: true })) : null));
+      button("No feature here", () => instead({ feature: -1, strength: 0 })),
+      told.by_hand ? button("As before", () => instead({ back: true })) : null));
   text.detail.replaceChildren(
     make("button", { class: "close", "aria-label": "close", onclick: closeText }, "×"),
-    make("h3", {}, visible(told.text)), make("div", { class: "soft" }, `token ${step + 1}, ${arm}`),
-    told.unsteered === null ? "" : facts([["KL", `${number(told.kl, 4)} nats`],
-      ["unsteered", make("span", { class: "written" }, quoted(told.unsteered)), told.changed ? " (changed)" : ""]]),
-    ...(arm === "steered" ? [byHand, ...explained(told, (row) => feature.set(row.feature, row.label))] :
-      explained(told, () => {}).slice(1)).filter(Boolean),
-    likely(told.continuations));
+    make("h3", {}, quoted(told.text.trimStart())), make("div", { class: "soft" }, `token ${step + 1}, ${arm}`),
+    ...(arm === "unsteered" ? [] : [done(told, ["KL", `${number(told.kl, 4)} nats`],
+      ["unsteered", make("span", { class: "written" }, quoted(told.unsteered.trimStart())), told.changed ? " (changed)" : ""])]),
+    byHand ?? "", likely(told.continuations),
+    ...others(told, byHand && ((row) => feature.set(row.feature, row.label))));
   text.detail.classList.add("filled");
   text.detail.scrollTop = 0;
   node.focus({ preventScroll: true });
