@@ -80,7 +80,7 @@ class Stage:
         """A few prompts of the task, of its test split."""
         task = unwrap(self.make("test")).task
         own = [] if self.first is None else [self.first[1]]
-        return own + [task.start(item).opening for item in range(min(3, len(task)))]
+        return list(dict.fromkeys(own + [task.start(item).opening for item in range(min(3, len(task)))]))
 
     def push(self, feature: int | None, strength: float | None) -> Push | None:
         """A push at every token, at the environment's strength where none is given; None without a feature."""

@@ -120,7 +120,9 @@ def test_what_is_done_by_hand_is_done_at_that_token_alone(stage, prompt, push):
     for step, token in enumerate(text.tokens):
         engine.observe()
         feature, strength = Push(55, -60.0) if step == 1 else push
-        assert int(engine.advance(strength * directions[[feature]]).argmax()) == token.token
+        likely = engine.advance(strength * directions[[feature]])[0].softmax(-1)
+        assert int(likely.argmax()) == token.token
+        np.testing.assert_allclose(token.continuations[0].steered, float(likely.max()), rtol=1e-4)
         engine.write(0, [token.token])
     assert [token.said.by_hand for token in text.tokens][:3] == [False, True, False]
 

@@ -6,7 +6,7 @@ views.game = {
   render(panel) {
     const { name, agent, first, coefficient } = play.about.game;
     game.by = steerer(() => "game", { agent, first, coefficient });
-    const about = agent ? `The trained agent of ${name} chooses a feature for each of its moves.`
+    const about = agent ? `The trained agent of the run ${name} chooses a feature for each of its moves.`
       : "One feature at every move makes no good player. A trained agent chooses anew each time: steer play --run runs/first.";
     panel.append(make("p", {}, "You are X and begin, unless you let the model begin. The model writes its moves as text, a digit each."),
       make("p", { class: "soft" }, about),

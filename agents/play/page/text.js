@@ -138,8 +138,8 @@ async function openToken(node) {
     make("h3", {}, quoted(told.text.trimStart())), make("div", { class: "soft" }, `token ${step + 1}, ${arm}`),
     ...(arm === "unsteered" ? [] : [done(told, ["KL", `${number(told.kl, 4)} nats`],
       ["unsteered", make("span", { class: "written" }, quoted(told.unsteered.trimStart())), told.changed ? " (changed)" : ""])]),
-    byHand ?? "", likely(told.continuations),
-    ...others(told, byHand && ((row) => feature.set(row.feature, row.label))));
+    byHand ?? "", ...others(told, byHand && ((row) => feature.set(row.feature, row.label))),
+    likely(told.continuations));
   text.detail.classList.add("filled");
   text.detail.scrollTop = 0;
   node.focus({ preventScroll: true });
