@@ -206,7 +206,7 @@ class SteeredLM:
 
     def _begin(self) -> None:
         self._block = find_block(self.lm, self.layer, self.site)
-        self._lanes = _LanesInPass(self.steering)
+        self._lanes = LanesInPass(self.steering)
         self._within = ExitStack()
         self._depth = 0
 
@@ -380,7 +380,7 @@ class SteeredLM:
         return rows
 
 
-class _LanesInPass:
+class LanesInPass:
     """What a policy may ask of an environment, of the texts in a pass."""
 
     def __init__(self, steering: Steering) -> None:

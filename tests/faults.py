@@ -518,7 +518,7 @@ FAULTS = [
     ),
     Fault(
         "a steered model remembers the text before",
-        "_LanesInPass.delta",
+        "LanesInPass.delta",
         "fresh or self._prompted is None or len(hidden) != self.num_envs",
         "self._prompted is None or len(hidden) != self.num_envs",
         "test_a_run_writes_what_the_evaluator_plays",
@@ -1411,6 +1411,71 @@ FAULTS = [
         "len(self._running[lane].utterance) >= OPENING",
         "len(self._running[lane].utterance) < 0",
         "test_the_opening_mask_leaves_the_first_tokens_of_each_turn_to_the_agent",
+    ),
+    Fault(
+        "a text that goes on forgets how its beginning was steered",
+        "Writing.go_on",
+        "self._engine.restart(0, self._prompt)\n"
+        "for step in range(len(self.tokens)):\n    self._queue(step)\n    self._steer(step)",
+        "self._engine.restart(0, (*self._prompt, *(token.token for token in self.tokens[:-1])))",
+        "test_what_is_done_by_hand_is_done_at_that_token_alone",
+    ),
+    Fault(
+        "what was done by hand later survives a change before it",
+        "Writing.change",
+        "place < step",
+        "place != step",
+        "test_what_is_done_by_hand_is_done_at_that_token_alone",
+    ),
+    Fault(
+        "people who play share an agent's memory",
+        "Asked.__post_init__",
+        "copy.copy(self.policy)",
+        "self.policy",
+        "test_texts_side_by_side_share_nothing",
+    ),
+    Fault(
+        "ranking lets an agent remember a state twice",
+        "Asked.__call__",
+        "copy.copy(self.policy)",
+        "self.policy",
+        "test_an_agent_writes_by_hand_what_it_writes_in_generate",
+    ),
+    Fault(
+        "features that a mask forbids are shown as alternatives",
+        "Asked._alternatives",
+        "legal[place]",
+        "True",
+        "test_the_agents_own_steps_are_those_it_plays",
+    ),
+    Fault(
+        "the model does not read the person's move",
+        "Duel.play",
+        "scene.model.write(0, scene.tokenizer.encode(text))",
+        "pass",
+        "test_a_person_who_plays_the_teachers_moves_meets_the_same_model",
+    ),
+    Fault(
+        "the play page is reachable by any name",
+        "application",
+        "[HOST, 'localhost']",
+        "['*']",
+        "test_other_pages_cannot_reach_it",
+    ),
+    Fault(
+        "a form of another page is answered",
+        "_read",
+        'request.headers.get("content-type") != "application/json"',
+        "False",
+        "test_other_pages_cannot_reach_it",
+    ),
+    Fault(
+        "a text goes on when nobody reads it",
+        "_events",
+        'try:\n    while (event := await events.get()) is not None:\n        yield json.dumps(event) + "\\n"\n'
+        "finally:\n    session.stop({})",
+        'while (event := await events.get()) is not None:\n    yield json.dumps(event) + "\\n"',
+        "test_a_reader_who_leaves_ends_the_text",
     ),
 ]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
-from steer_env.envs.actions import FeatureChoice
 from steer_env.envs.observations import Seen
 from steer_env.envs.options import Options, Said, decide, read_tails
 from steer_env.envs.ordering import Draw, ItemOrder
@@ -149,7 +149,7 @@ class Episode:
         Raises:
             ValueError: The actions are strengths, which have no mask.
         """
-        if not isinstance(self.scene.actuator, FeatureChoice):
+        if not isinstance(self.scene.actuator.space, spaces.Discrete):
             raise ValueError("strengths of features have no action mask; choose features one at a time for that")
         features = self.scene.actuator.features
         legal = np.ones((self.lanes, len(features) + 1), dtype=bool)
@@ -158,6 +158,10 @@ class Episode:
         elif self.scene.mask != "off":
             legal[:, :-1] = self._active.cpu().numpy()[:, features]
         return legal
+
+    def transcript(self, lane: int = 0) -> list[tuple[str, bool]]:
+        """The pieces of what the lane has read and said, and whether each was steered."""
+        return list(self._running[lane].transcript)
 
     def render(self, lane: int = 0) -> str:
         """The task's own picture, then the transcript with steered tokens in brackets."""
