@@ -49,11 +49,8 @@ COMMANDS: dict[str, Command] = {
     "check": Command("check", STEER, "check a run against the faults that nobody sees"),
     "analyze": Command("analyze", STEER, "which feature did what, and was it the reason"),
     "report": Command("report", STEER, "one page for a person, without network"),
-<<<<<<< HEAD
     "share": Command("share", STEER, "a run as others can load it: a folder with a card, or on the hub"),
-=======
     "play": Command("play", STEER, "a local page to play with a steered model, token by token"),
->>>>>>> h3
     "evidence": Command("evidence", STUDY, "tune, train several seeds, play every arm, test"),
     "summary": Command("summary", STUDY, "one table over several runs or studies"),
     "sweep": Command("sweep", STUDY, "variants of one training side by side"),
