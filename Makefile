@@ -22,9 +22,9 @@ test-slow: $(DEV)
 faults: $(DEV)
 	$(BIN)/python -m tests.faults
 
-# About seven minutes of one quiet core. What fell by more than a tenth is said, as ratios, which hold on any machine.
+# Some minutes of one quiet core. What fell by more than a tenth is said, as ratios, which hold on any machine.
 BENCH := OMP_NUM_THREADS=1 $(BIN)/python -m experiments benchmark engine ragged prompt learner adapter \
-  --batches 16 --actions 2305 16385 --rounds 3
+  --batches 16 --new-tokens 32 --actions 2305 --rounds 5
 BASELINE := experiments/bench/baseline.json
 
 bench: $(DEV)
