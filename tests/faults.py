@@ -1304,7 +1304,7 @@ FAULTS = [
         "one command's trust is the next one's",
         "main",
         "patch.dict(os.environ, asked)",
-        "__import__('contextlib').nullcontext(os.environ.update(asked))",
+        "patch.dict(os.environ, os.environ.update(asked) or {})",
         "test_the_flag_unpickles_and_the_processes_that_a_command_starts_inherit_it",
     ),
     Fault(
