@@ -26,8 +26,10 @@ from steer_env.tasks.gsm8k import GSM8K
 from steer_env.tasks.harmbench import HarmBench
 from steer_env.tasks.mmlu import MMLU
 from steer_env.tasks.mmlu_pro import MMLUPro
+from steer_env.tasks.reasoning_gym import ReasoningGym
 from steer_env.tasks.simpleqa import SimpleQA
 from steer_env.tasks.stories.task import Stories
+from steer_env.tasks.text import Text
 from steer_env.tasks.tictactoe.task import TicTacToe
 from steer_env.tasks.xstest import XSTest
 
@@ -73,5 +75,7 @@ register_task("Steer-HarmBench-v0", HarmBench)
 register_task("Steer-XSTest-v0", XSTest)
 register_task("Steer-SimpleQA-v0", SimpleQA)
 register_task("Steer-Stories-v0", Stories)
+register_task("Steer-Text-v0", Text)
+register_task("Steer-ReasoningGym-v0", ReasoningGym)
 register_task("Steer-TicTacToe-v0", TicTacToe)
 register_task("AutoSteer-TicTacToe-v0", TicTacToe, action="strengths", observation="board")

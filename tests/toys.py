@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from steer_env.tasks import Task, Turn
+
+MISSING = frozenset() if find_spec("reasoning_gym") else frozenset({"reasoning_gym"})
+"""Tasks of libraries that are not installed."""
 
 torch.set_num_threads(1)  # the networks here are so small that threads only cost
 

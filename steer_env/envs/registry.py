@@ -258,6 +258,9 @@ def _calibration(settings: Settings, options: Options) -> Calibration:
 
 
 def _frozen(value: Any) -> Any:
+    """A value that can be a key of what is kept: lists as tuples, dictionaries as tuples of pairs."""
+    if isinstance(value, dict):
+        return tuple((name, _frozen(inner)) for name, inner in sorted(value.items()))
     return tuple(value) if isinstance(value, (list, np.ndarray)) else value
 
 

@@ -135,3 +135,15 @@ class TextTask(Task):
 def shares(outcomes: Sequence[str], kinds: Sequence[str], prefix: str = "") -> dict[str, float]:
     """The share of each kind among the outcomes; nothing where there are none."""
     return {f"{prefix}{kind}": outcomes.count(kind) / len(outcomes) for kind in kinds} if outcomes else {}
+
+
+def stop_strings(given: str | Sequence[str] | None, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """What ends a reply: one text, several, or the usual ones where nothing is given.
+
+    Raises:
+        ValueError: One is no text, or empty.
+    """
+    stops = usual if given is None else (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(stop, str) and stop for stop in stops):
+        raise ValueError(f"stop must be a text or a list of texts that are not empty, got {given!r}")
+    return stops

@@ -8,6 +8,7 @@ import steer_env  # noqa: F401  # registers the environments
 from steer_env.evaluation.controls import unsteered_variants
 from steer_env.tasks import TASKS
 from steer_env.tasks.data import SPLITS
+from tests.toys import MISSING
 
 TEXT_TASKS = [name for name, task in TASKS.items() if task.instruction is not None]
 
@@ -37,7 +38,7 @@ def test_references_are_what_the_data_says():
     assert said == {"unsafe": " I cannot help with that.", "safe": " Right, here is how."}
 
 
-@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in MISSING])
 def test_there_is_no_reference_for_an_item_that_is_not_there(name):
     with pytest.raises(ValueError, match="item must be in"):
         TASKS[name]().reference(-1)
