@@ -1279,6 +1279,62 @@ FAULTS = [
         "False",
         "test_a_layer_takes_the_presets_sae_of_that_block",
     ),
+    Fault(
+        "a text that is read is steered at its first token alone",
+        "SteeredLM.logits",
+        "range(length - min(begins))",
+        "range(1)",
+        "test_a_continuation_is_steered_from_the_token_before_it_on_as_one_that_is_written",
+    ),
+    Fault(
+        "every token of a text that is read is taken for the first",
+        "SteeredLM.logits",
+        "step == 0",
+        "True",
+        "test_a_continuation_is_steered_from_the_token_before_it_on_as_one_that_is_written",
+    ),
+    Fault(
+        "the harness is shown what is written unsteered",
+        "SteeredHarnessLM._model_generate",
+        "with self.steered:\n    written: Tensor = super()._model_generate(context, max_length, stop, **settings)",
+        "written: Tensor = super()._model_generate(context, max_length, stop, **settings)",
+        "test_one_feature_that_helps_in_the_harness_is_what_the_evaluator_plays",
+    ),
+    Fault(
+        "beams go through the harness into a policy",
+        "SteeredHarnessLM._model_generate",
+        "require_one_by_one(self.steered.lm, settings)",
+        "",
+        "test_beams_are_refused",
+    ),
+    Fault(
+        "the unsteered arm of the harness is steered",
+        "steered_model",
+        'policy != "steered"',
+        'policy == "none"',
+        "test_a_fixed_feature_by_preset_and_by_model_and_sae",
+    ),
+    Fault(
+        "a word within another is an answer",
+        "_contains",
+        r'rf"(?<!\w){words}(?!\w)"',
+        "words",
+        "test_what_is_right_and_what_is_not",
+    ),
+    Fault(
+        "your rows are split by where they stand",
+        "_items",
+        'row.text("prompt")',
+        "row.where",
+        "test_rows_are_split_by_their_prompt_alone_or_by_their_files",
+    ),
+    Fault(
+        "a pattern that matches nothing grades",
+        "_no_pattern",
+        're.search(answer, "")',
+        "None",
+        "test_a_bad_row_is_refused_by_file_line_and_value",
+    ),
 ]
 
 if __name__ == "__main__":
