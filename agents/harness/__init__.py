@@ -86,9 +86,7 @@ class SteeredHarnessLM(HFLM):
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """As of ``hf``; warns where prompts go without the template that a policy was trained with."""
         if not chat_template and self.steered.tokenizer.chat:
-            warnings.warn(
-                "the policy was trained on chats, these prompts are none: --apply_chat_template", stacklevel=2
-            )
+            warnings.warn("the policy was trained on chats, these are none: give --apply_chat_template", stacklevel=2)
         found: str | None = super().chat_template(chat_template)
         return found
 

@@ -203,7 +203,7 @@ def test_prompts_without_the_template_of_the_training_are_warned_of(parts):
     hf = parts.tokenizer.hf.__class__.from_pretrained(parts.tokenizer.hf.name_or_path)
     hf.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     model = SteeredHarnessLM(SteeredLM(parts.lm, parts.sae, fixed(5), tokenizer=hf, coefficient=1.0, chat=True))
-    with pytest.warns(UserWarning, match="trained on chats, these prompts are none: --apply_chat_template"):
+    with pytest.warns(UserWarning, match="trained on chats, these are none: give --apply_chat_template"):
         assert model.chat_template(False) is None
     assert model.chat_template(True) == hf.chat_template
 
