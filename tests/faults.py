@@ -1329,6 +1329,13 @@ FAULTS = [
         "test_rows_are_split_by_their_prompt_alone_or_by_their_files",
     ),
     Fault(
+        "bad rows are seen when it is too late",
+        "_items",
+        "check(row)",
+        "pass",
+        "test_a_bad_row_of_another_split_is_refused_at_once",
+    ),
+    Fault(
         "a pattern that matches nothing grades",
         "_no_pattern",
         're.search(answer, "")',
