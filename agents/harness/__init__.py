@@ -12,6 +12,7 @@ as letters, that is the same.) Where whole texts are scored, every token is stee
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -81,6 +82,13 @@ class SteeredHarnessLM(HFLM):
         steered, told = self.steered, {name: str(value) for name, value in self._arguments.items()}
         at = {"layer": steered.layer, "site": steered.site, "coefficient": steered.steering.actuator.coefficient}
         return super().get_model_info() | {"steering": told | at}
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """As of ``hf``; warns where prompts go without the template that a policy was trained with."""
+        if not chat_template and self.steered.tokenizer.chat:
+            warnings.warn("the policy was trained on chats, these are none: give --apply_chat_template", stacklevel=2)
+        found: str | None = super().chat_template(chat_template)
+        return found
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None

@@ -108,7 +108,7 @@ class Text(TextTask):
         self.stop = stop_strings(stop, ("\n",))
         self._scorer, self._chooses = SCORERS[scorer], scorer == "choice"
         tokens = (1 if self._chooses else _TOKENS) if max_new_tokens is None else max_new_tokens
-        super().__init__(_items(split, data, scorer, splits), tokens)
+        super().__init__(_items(split, data, scorer, splits, self._answer), tokens)
         self._answers = {row.where: self._answer(row) for row in self.items.rows}
 
     def ask(self, row: Row) -> SingleTurn:
@@ -146,7 +146,7 @@ class Text(TextTask):
         return answer
 
 
-def _items(split: str, data: str | None, scorer: str, splits: str) -> Items:
+def _items(split: str, data: str | None, scorer: str, splits: str, check: Callable[[Row], object]) -> Items:
     check_split(split)
     if data is None or data == "embedded":
         return Items(_of_the_world(SCORERS[scorer].world(split=split)), "embedded", split, seeded=False)
@@ -155,6 +155,8 @@ def _items(split: str, data: str | None, scorer: str, splits: str) -> Items:
     if splits == "own":
         return Items(load_rows(data, split, SOURCE, Text.name), data, split, seeded=False)
     rows = load_rows(data, "all", replace(SOURCE, splits={}), Text.name)  # whatever its files are called
+    for row in rows:  # those of other splits too, before anything is learned on this one
+        check(row)
     return Items(seeded_split(rows, split, lambda row: row.text("prompt")), data, split, seeded=True)
 
 

@@ -138,67 +138,51 @@ def requests(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
     return [Instance(kind, {}, each, place) for place, each in enumerate(arguments)]
 
 
-def stepped(parts: Any, head: list[int], tail: list[int], pushes: list[int], coefficient: float) -> tuple[float, bool]:
-    """The sum of log-probabilities of ``tail``, the engine steered at each token by its own feature, one at a time."""
+def reader(seen: np.ndarray, step: Any) -> Any:
+    """A feature for what is seen, another one at each token."""
+    return (seen.argmax(axis=-1) + 7 * step) % 256
+
+
+def stepped(parts: Any, head: list[int], tail: list[int], choose: Any) -> tuple[float, bool, list[int]]:
+    """Log-probability of ``tail``, whether it is greedy, and the features: the engine steered one token at a time."""
     engine = SteeredModel(parts.lm, parts.layer, 1, parts.site)
     engine.restart(0, head)
-    total, greedy = 0.0, True
-    for token, push in zip(tail, pushes, strict=True):
-        engine.observe()
-        logprobs = engine.advance(coefficient * parts.sae.directions[[push]]).log_softmax(dim=-1)[0]
+    total, greedy, pushes = 0.0, True, []
+    for step, token in enumerate(tail):
+        pushes.append(int(choose(engine.observe()[0].numpy(), step)))
+        logprobs = engine.advance(4.0 * parts.sae.directions[[pushes[-1]]]).log_softmax(dim=-1)[0]
         total, greedy = total + float(logprobs[token]), greedy and int(logprobs.argmax()) == token
         engine.write(0, [token])
-    return total, greedy
-
-
-class Reader:
-    """A policy that depends on what it sees and on which token it is, and remembers what it saw."""
-
-    def __init__(self) -> None:
-        self.chosen: list[list[int]] = []
-
-    def __call__(self, seen: np.ndarray, lanes: Any) -> np.ndarray:
-        actions = (seen.argmax(axis=1) + 7 * lanes.step) % len(lanes.envs.features)
-        self.chosen.append(actions.tolist())
-        return actions
+    return total, greedy, pushes
 
 
 def test_a_continuation_is_steered_from_the_token_before_it_on_as_one_that_is_written(parts):
     """One pass over texts of different lengths gives what the engine gives token by token."""
-    policy = Reader()
     own = {"tokenizer": parts.tokenizer.hf, "coefficient": 4.0}
-    model = SteeredHarnessLM(SteeredLM(parts.lm, parts.sae, policy, **own), batch_size=4)
+    steered = SteeredLM(parts.lm, parts.sae, lambda seen, lanes: reader(seen, lanes.step), **own)
+    model = SteeredHarnessLM(steered, batch_size=4)
     openings = [parts.task.start(item).opening for item in (3, 4, 5)]
     pairs = [(opening, said) for opening in openings for said in (" 4", " take 10, 6 = 4", " take 10, 6 = 5")]
     found = model.loglikelihood(requests("loglikelihood", *pairs))
-    assert len(policy.chosen[0]) == 4
-    differ = 0
+    features = set()
     for (opening, said), (total, greedy) in zip(pairs, found, strict=True):
-        head, tail = model._encode_pair(opening, said)
-        alone = Reader()
-        SteeredLM(parts.lm, parts.sae, alone, **own).logits(torch.tensor([(head + tail)[:-1]]), [len(head) - 1])
-        pushes = [actions[0] for actions in alone.chosen]
-        differ += len(set(pushes)) > 1
-        wanted, likeliest = stepped(parts, head, tail, pushes, 4.0)
+        wanted, likeliest, pushes = stepped(parts, *model._encode_pair(opening, said), reader)
         assert (total, greedy) == (pytest.approx(wanted, abs=1e-3), likeliest)
-    assert differ, "the policy chooses the same feature at every token"
+        features |= set(pushes)
+    assert len(features) > 4
 
 
 def test_whole_texts_are_steered_at_every_token(parts):
     own = {"tokenizer": parts.tokenizer.hf, "coefficient": 4.0}
     model = SteeredHarnessLM(SteeredLM(parts.lm, parts.sae, fixed(5), **own), batch_size=2, max_length=6)
-    text = parts.task.start(3).opening
-    tokens = model.tok_encode(text)
-    wanted = sum(
-        stepped(parts, [model.prefix_token_id] if begin == 0 else [tokens[begin - 1]], window, [5] * len(window), 4.0)[
-            0
-        ]
-        for begin in range(0, len(tokens) - len(tokens) % 6, 6)
-        for window in [tokens[begin : begin + 6]]
-    )
-    whole = model.tokenizer.decode(tokens[: len(tokens) - len(tokens) % 6])
-    assert model.tok_encode(whole) == tokens[: len(tokens) - len(tokens) % 6]
-    assert model.loglikelihood_rolling(requests("loglikelihood_rolling", (whole,))) == [pytest.approx(wanted, abs=1e-3)]
+    tokens = model.tok_encode(parts.task.start(3).opening)
+    tokens = tokens[: len(tokens) - len(tokens) % 6]
+    text = model.tokenizer.decode(tokens)
+    assert model.tok_encode(text) == tokens
+    before = [model.prefix_token_id, *tokens]
+    windows = [([before[begin]], tokens[begin : begin + 6]) for begin in range(0, len(tokens), 6)]
+    wanted = sum(stepped(parts, head, tail, lambda seen, step: 5)[0] for head, tail in windows)
+    assert model.loglikelihood_rolling(requests("loglikelihood_rolling", (text,))) == [pytest.approx(wanted, abs=1e-3)]
 
 
 def test_texts_are_read_outside_of_a_with_block_and_from_a_place_in_them(parts):
@@ -213,6 +197,15 @@ def test_beams_are_refused(parts):
     model = SteeredHarnessLM(SteeredLM(parts.lm, parts.sae, fixed(5), tokenizer=parts.tokenizer.hf, coefficient=1.0))
     with pytest.raises(SteeringError, match="num_beams=2 does not go with steering"):
         model.generate_until(requests("generate_until", ("x", {"num_beams": 2, "max_gen_toks": 4})))
+
+
+def test_prompts_without_the_template_of_the_training_are_warned_of(parts):
+    hf = parts.tokenizer.hf.__class__.from_pretrained(parts.tokenizer.hf.name_or_path)
+    hf.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    model = SteeredHarnessLM(SteeredLM(parts.lm, parts.sae, fixed(5), tokenizer=hf, coefficient=1.0, chat=True))
+    with pytest.warns(UserWarning, match="trained on chats, these are none: give --apply_chat_template"):
+        assert model.chat_template(False) is None
+    assert model.chat_template(True) == hf.chat_template
 
 
 # ---------------- what --model_args says

@@ -110,6 +110,13 @@ def test_a_bad_row_is_refused_by_file_line_and_value(tmp_path, scorer, row, mess
         Text("test", data, scorer, splits="own")
 
 
+def test_a_bad_row_of_another_split_is_refused_at_once(tmp_path):
+    data = write(tmp_path / "mine.jsonl", [*QUESTIONS, {"prompt": "Say more.", "answer": " "}])
+    for split in SPLITS:
+        with pytest.raises(ValueError, match=r"mine\.jsonl:61: answer must be text, got ' '"):
+            Text(split, data)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
