@@ -10,6 +10,7 @@ import steer_env
 from agents.algos import table
 from agents.report.markdown import markdown_table
 from agents.runs.config import one_of
+from steer_env.envs.scene import MASKS as SCOPES
 from steer_env.evaluation.controls import BOX_ONLY
 from steer_env.lm.presets import embedded_presets, find_preset
 
@@ -47,8 +48,7 @@ def algorithms() -> Rows:
 def masks() -> Rows:
     """Every mask of legal actions."""
     for name, row in steer_env.MASKS.items():
-        legal = f"{about(row.make)} Scope: {row.scope}." if row.make else "Every feature is legal."
-        yield name, legal
+        yield name, f"{about(row.make)} Scope: {SCOPES[row.scope]}." if row.make else "Every feature is legal."
 
 
 def observations() -> Rows:

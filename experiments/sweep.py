@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agents.compare.results import Sweep, publish
 from agents.runs.config import Trainings
-from agents.runs.folder import provenance, refuse_existing
+from agents.runs.folder import provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,6 @@ def main(cfg: SweepConfig) -> Sweep:
 
     torch.set_num_threads(1)
     start, variants = time.perf_counter(), library.read_variants(cfg.variants)
-    if not cfg.resume:
-        refuse_existing(cfg.folder)
     for name, flags in variants.items():
         library.trainings_of(cfg, name, flags)  # what is wrong with a variant is said before anything is made
     kept = begin(cfg.folder, cfg.begun_with() | {"variants": variants}, cfg.resume)

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from steer_env.envs.actions import Actuator, FeatureChoice, chosen_features
-from steer_env.envs.observations import Observation, Seen, Source, make_observation
-from steer_env.envs.scene import OPENING
+from steer_env.envs.actions import FeatureChoice, chosen_features
+from steer_env.envs.observations import Seen, Source, make_observation
 from steer_env.errors import SteeringError
 from steer_env.evaluation.controls import CONTROLS, Setting, fixed
-from steer_env.evaluation.play import Lanes, Policy
+from steer_env.evaluation.play import Policy
 from steer_env.lazy import torch
 from steer_env.lm.anatomy import find_block
 from steer_env.lm.labels import feature_labels
@@ -28,6 +27,7 @@ from steer_env.lm.loading import load_language_model, load_sae, load_tokenizer
 from steer_env.lm.passes import edited_passes, steered_last
 from steer_env.lm.sae import FeatureDictionary
 from steer_env.lm.tokenizer import Tokenizer, end_tokens
+from steer_env.steering import LanesInPass, Steering
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,25 +46,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "prefill_chunk_size": (None,),
 }
 """Arguments of ``generate`` that would read a token twice, or several at once, and the values that are fine."""
-
-
-@dataclass(frozen=True)
-class Steering:
-    """What is done to the residual at one site.
-
-    Attributes:
-        dictionary: The SAE.
-        observation: What the policy sees.
-        actuator: What its actions do.
-        policy: What chooses.
-        scope: Which features count as active: ``mask=`` of the environment.
-    """
-
-    dictionary: FeatureDictionary
-    observation: Observation
-    actuator: Actuator
-    policy: Policy
-    scope: str = "off"
 
 
 @dataclass
@@ -380,65 +361,6 @@ class SteeredLM:
         return rows
 
 
-class LanesInPass:
-    """What a policy may ask of an environment, of the texts in a pass."""
-
-    def __init__(self, steering: Steering) -> None:
-        self.steering = steering
-        self.single_action_space, self.features = steering.actuator.space, steering.actuator.features
-        self.num_envs = 0
-        self._record: list[dict[str, Any]] | None = None
-        self._step = np.zeros(0, dtype=np.int64)
-        self._hidden: Tensor | None = None
-        self._prompted: Tensor | None = None
-        self._active: Tensor | None = None
-
-    @contextmanager
-    def recording(self, steps: list[dict[str, Any]]) -> Iterator[None]:
-        """Append what is done in each pass to ``steps``."""
-        self._record = steps
-        try:
-            yield
-        finally:
-            self._record = None
-
-    def delta(self, hidden: Tensor, fresh: bool) -> Tensor:
-        """``[B, M]`` steering vectors for residuals ``[B, M]``, of new texts where ``fresh``."""
-        steering = self.steering
-        if fresh or self._prompted is None or len(hidden) != self.num_envs:
-            self.num_envs, self._prompted, self._active = len(hidden), hidden, None
-            self._step = np.zeros(self.num_envs, dtype=np.int64)
-        self._hidden = hidden
-        if steering.scope in ("current", "generation"):
-            active = self.encode() > 0
-            before = self._active if steering.scope == "generation" else None
-            self._active = active if before is None else active | before
-        seen = steering.observation.read(Seen(hidden, self._prompted, ()))
-        places = np.arange(self.num_envs)
-        lanes: Any = Lanes(self, places, self._step.copy(), self.num_envs)  # type: ignore[arg-type]  # what policies ask
-        answer = steering.policy(seen, lanes)
-        actions, details = answer if isinstance(answer, tuple) else (answer, {})
-        actions = steering.actuator.read(np.asarray(actions), self.num_envs)
-        self._step += 1
-        if self._record is not None:
-            self._record.append(steering.actuator.record(actions) | _told(details))
-        return steering.actuator.delta(actions)
-
-    def encode(self) -> Tensor:
-        """``[B, F]`` SAE activations."""
-        assert self._hidden is not None
-        return self.steering.dictionary.encode(self._hidden)
-
-    def action_masks(self) -> np.ndarray:
-        """``[B, A]`` bool: legal actions."""
-        legal = np.ones((self.num_envs, len(self.features) + 1), dtype=bool)
-        if self.steering.scope == "opening":
-            legal[self._step >= OPENING, :-1] = False
-        elif self._active is not None:
-            legal[:, :-1] = self._active.cpu().numpy()[:, self.features]
-        return legal
-
-
 def steer(lm: Any, sae: FeatureDictionary | str, policy: Policy | int, **settings: Any) -> SteeredLM:
     """Steer a model in a ``with`` block, whoever calls it there; no hook is left behind.
 
@@ -480,14 +402,6 @@ def _is_chat(inputs: Any) -> bool:
 
 def _cut(text: str, stops: Sequence[str]) -> str:
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
-
-
-def _told(details: Mapping[str, Any]) -> dict[str, Any]:
-    """What a policy says of its choices, with the probability in place of its logarithm."""
-    told = dict(details)
-    if "log_prob" in told:
-        told["probability"] = np.exp(told.pop("log_prob"))
-    return told
 
 
 def _plain(value: Any) -> Any:

@@ -235,8 +235,8 @@ class Variant(ArmResult):
 
     flags: dict[str, Any]
     steps_per_second: float
-    curves: list[list[tuple[int, float]]]
-    tokens_to_reach: list[int | None]
+    curves: list[list[tuple[int, float]]] = field(default_factory=list)
+    tokens_to_reach: list[int | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

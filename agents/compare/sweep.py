@@ -89,7 +89,9 @@ def learning(runs: Sequence[Path], reach: float | None) -> dict[str, Any]:
     """How a variant learned, from the rows that its trainings wrote: the last three fields of :class:`Variant`."""
     rows = [list(RunFolder.open(path).rows("metrics")) for path in runs]
     curves = [[(row["num_timesteps"], row["score"]) for row in own if row["score"] is not None] for own in rows]
-    reached = [next((tokens for tokens, score in curve if score >= reach), None) for curve in curves if reach]
+    reached = [
+        next((tokens for tokens, score in curve if score >= reach), None) for curve in curves if reach is not None
+    ]
     speeds = [np.median([row["steps_per_second"] for row in own]) for own in rows]
     return {"steps_per_second": float(np.mean(speeds)), "curves": curves, "tokens_to_reach": reached}
 
@@ -97,7 +99,7 @@ def learning(runs: Sequence[Path], reach: float | None) -> dict[str, Any]:
 def markdown(result: Sweep) -> str:
     """The table of variants."""
     given = result.settings
-    reach = [] if given["reach"] is None else [f"tokens to {given['reach']:g}"]
+    reach = [] if given.get("reach") is None else [f"tokens to {given['reach']:g}"]
     return "\n".join(
         [
             f"# {result.env}: {given['name']}",

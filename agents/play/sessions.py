@@ -122,7 +122,7 @@ class Session:
         house: The stages.
 
     Attributes:
-        thread: Where everything of this session runs, one thing after the other.
+        thread: Runs all that this page asks for, one thing after the other.
     """
 
     def __init__(self, house: House) -> None:

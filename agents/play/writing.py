@@ -16,7 +16,8 @@ from steer_env.errors import SteeringError
 from steer_env.evaluation.play import Policy
 from steer_env.lm.model import SteeredModel
 from steer_env.lm.tokenizer import divergence, end_tokens, next_tokens
-from steer_env.steered import LanesInPass, SteeredLM
+from steer_env.steered import SteeredLM
+from steer_env.steering import LanesInPass
 
 if TYPE_CHECKING:
     from torch import Tensor

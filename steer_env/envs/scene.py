@@ -11,9 +11,16 @@ from steer_env.lm.sae import FeatureDictionary
 from steer_env.lm.tokenizer import Tokenizer
 from steer_env.tasks.base import Task
 
-MASKS = ("off", "current", "generation", "all", "opening")
 OPENING = 3
 """Tokens of a turn that mask ``"opening"`` leaves to the agent."""
+MASKS = {
+    "off": "every feature",
+    "current": "features that are active at the token",
+    "generation": "features that are active at this choice, or were at an earlier one of the episode",
+    "all": "features that were active at any token, of the prompt too",
+    "opening": f"every feature at the first {OPENING} tokens of a turn, none at later ones",
+}
+"""Scopes of a mask, and what is legal in each beside the no-op."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
-            raise ValueError(f"mask must be one of {MASKS}, got {self.mask!r}")
+            raise ValueError(f"mask must be one of {tuple(MASKS)}, got {self.mask!r}")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be finite and at least 0, got {self.temperature}")
         if len(self.task) == 0:

@@ -138,7 +138,7 @@ def test_the_command_of_a_sweep_trains_under_the_name_that_its_agent_gave(path, 
     done = subprocess.run(few, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "runs" / "sweep-abc123"
-    assert (run / "policy.zip").is_file()
+    assert (run / "policy.safetensors").is_file()
     assert [folder.name.rpartition("-")[2] for folder in (run / "wandb").glob("offline-run-*")] == ["abc123"]
     config = yaml.safe_load((run / "config.json").read_text())
     swept = {**config, **config["algo_kwargs"], **config["env_kwargs"]}

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from agents.play.sessions import House
-from tests.chromium import find_chromium
+from tests.chromium import chromium
 from tests.play.serving import served
 
 STEERED, ALONE = " Well, I cannot help with that.", " Look, here is how to carry a pelom: be quick."
@@ -20,15 +18,8 @@ STEERED, ALONE = " Well, I cannot help with that.", " Look, here is how to carry
 
 @pytest.fixture(scope="module")
 def browser():
-    binary, driver = find_chromium()
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    page = webdriver.Chrome(options=options, service=Service(driver))
-    yield page
-    page.quit()
+    with chromium("browser") as page:
+        yield page
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from html import escape
 
 import numpy as np
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -24,7 +22,7 @@ from experiments.report import ReportConfig, main
 from steer_env.evaluation.play import Played
 from steer_env.evaluation.token_log import write_interventions
 from steer_env.tasks.tictactoe.task import TicTacToe
-from tests.chromium import find_chromium
+from tests.chromium import chromium
 
 EVIL = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'></script><!--"
 VIEWS = ("summary", "episodes", "points", "features")
@@ -369,15 +367,8 @@ def test_the_same_run_makes_the_same_page(run):
 
 @pytest.fixture(scope="module")
 def browser():
-    binary, driver = find_chromium()
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    page = webdriver.Chrome(options=options, service=Service(driver))
-    yield page
-    page.quit()
+    with chromium("performance", "browser") as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
