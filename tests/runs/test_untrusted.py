@@ -39,6 +39,12 @@ class Trap:
         return Path.touch, (self.marker,)
 
 
+@pytest.fixture(autouse=True)
+def nobody_visits(monkeypatch):
+    """The play page opens what it plays and is closed again."""
+    monkeypatch.setattr("agents.play.server.serve", lambda opened, port, announce: opened())
+
+
 @pytest.fixture
 def marker(tmp_path):
     return tmp_path / "marker"
@@ -96,6 +102,7 @@ def run_flags(game, questions, tmp_path):
         "check": ["--run", str(game), "--items", "4"],
         "analyze": ["--run", str(game), "--items", "4", "--search-plays", "8", "--tokens", "1"],
         "report": ["--run", str(game)],
+        "play": ["--run", str(game)],
         "controller": [
             "--run",
             str(game),
@@ -126,7 +133,7 @@ def run_flags(game, questions, tmp_path):
     }
 
 
-LOAD_AGENTS = ("evaluate", "check", "analyze", "share", "controller", "transfer")
+LOAD_AGENTS = ("evaluate", "check", "analyze", "play", "share", "controller", "transfer")
 
 
 def test_the_trap_is_one(game, tmp_path, marker):
